@@ -1,0 +1,343 @@
+"""A whole run as frozen dataclasses: the config files, the command line and config.json share them.
+
+The doc of a field is what `--help` prints. A config file is Python with one function
+`get_config() -> Config`; a run's folder holds the same thing as JSON.
+"""
+import dataclasses
+import difflib
+import importlib.util
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Data:
+  """What every data source shares."""
+  image_size: int = 32
+  """Side of the square pictures the tokenizer sees, pixels."""
+  resize: Literal["fit", "crop", "pad"] = "crop"
+  """fit: stretch to the square; crop: scale the short side, cut the centre; pad: scale the long side, fill."""
+  background: tuple[int, int, int] = (255, 255, 255)
+  """RGB 0..255 behind transparent pixels and padding."""
+  on_bad: Literal["stop", "skip"] = "stop"
+  """A bad record stops the run, or is left out, counted and named in the manifest."""
+  caption_template: str = "{caption}"
+  """Caption from a record's fields, e.g. "a {style} emoji of {caption}"."""
+
+
+@dataclass(frozen=True)
+class Scenes(Data):
+  """Pictures of shapes drawn by the project itself."""
+  train_examples: int = 20_000
+  """Pictures drawn for training."""
+  val_examples: int = 1_000
+  """Pictures drawn for evaluation, from other seeds; as many again with held-out combinations."""
+  held_out: tuple[str, ...] = ("red circle", "blue square", "green triangle", "yellow cross", "purple diamond", "orange ring")
+  """"colour shape" combinations that training never shows."""
+  seed: int = 0
+  """Seed of the pictures."""
+
+
+@dataclass(frozen=True)
+class Holdout:
+  """Records of a folder kept out of training: for every n-th group, those where `field` is `value`."""
+  group_by: str = ""
+  """Field whose distinct values are the groups ("" holds nothing out)."""
+  every: int = 20
+  """Every n-th group, in sorted order."""
+  field: str = ""
+  """Field that picks the record inside its group."""
+  value: str = ""
+  """Value of that field."""
+
+
+@dataclass(frozen=True)
+class ImageFolder(Data):
+  """Files and a metadata.jsonl, metadata.csv, .txt files or class subfolders."""
+  path: str = ""
+  """The folder."""
+  text_field: str = ""
+  """Field with the caption(s); "" takes `captions`, then `text`."""
+  val_share: float = 0.0
+  """Share of the records, chosen by a hash of the name, that becomes "val" where the folder has no split."""
+  holdout: Holdout = field(default_factory=Holdout)
+
+
+@dataclass(frozen=True)
+class Tfds(Data):
+  """A TensorFlow dataset, read through as_data_source without TensorFlow."""
+  name: str = ""
+  """Name in the catalogue ("coco_captions/2014:1.1.0"), or empty with `path`."""
+  path: str = ""
+  """data_dir of `name`, or a prepared folder (the one with dataset_info.json)."""
+  image_field: str = "image"
+  """Feature with the picture."""
+  text_field: str = ""
+  """Feature with text(s), a/b for nested ("captions/text"); "" uses `label_field`."""
+  label_field: str = ""
+  """Class label whose name is the caption, where there is no text."""
+  train_split: str = "train"
+  val_split: str = "validation"
+
+
+@dataclass(frozen=True)
+class Text:
+  """The SentencePiece tokenizer."""
+  vocab_size: int = 512
+  """Pieces, the 256 bytes among them (so nothing is unknown); fewer where the text has fewer."""
+  model: Literal["unigram", "bpe"] = "unigram"
+  max_captions: int = 100_000
+  """Captions it is trained on, taken evenly from the training split."""
+
+
+@dataclass(frozen=True)
+class Train:
+  """One stage's optimisation."""
+  steps: int = 1_000
+  batch_size: int = 32
+  """Pictures a step (tokenizer), packed rows a step (decoder)."""
+  learning_rate: float = 1e-3
+  warmup_steps: int = 50
+  final_share: float = 0.05
+  """Learning rate at the end of the cosine, as a share of the peak."""
+  weight_decay: float = 0.05
+  beta1: float = 0.9
+  beta2: float = 0.95
+  clip: float = 1.0
+  """Largest global gradient norm."""
+  ema_decay: float = 0.99
+  """Decay of the averaged weights that evaluation and sampling use."""
+  log_every: int = 20
+  save_every: int = 500
+  """Steps between checkpoints."""
+  sample_every: int = 500
+  """Steps between pictures in the run's report."""
+  keep_last: int = 2
+  """Checkpoints kept."""
+
+
+@dataclass(frozen=True)
+class Quantizer:
+  kind: str = "l2"
+  """A name in QUANTIZERS: l2 (normalised low-dimensional codes), ema, fsq."""
+  codebook_size: int = 512
+  code_dim: int = 8
+  levels: tuple[int, ...] = (8, 8, 8)
+  """fsq: levels a dimension; their product is the codebook."""
+  commitment_weight: float = 0.25
+  decay: float = 0.99
+  """Decay of the running code counts (and of ema's codebook)."""
+  revive_below: float = 0.05
+  """A code used less than this share of a uniform code's use is put where the data is."""
+  revive_every: int = 20
+  """Steps between revivals; 0 never."""
+
+
+@dataclass(frozen=True)
+class ImageTokenizer:
+  """Convolutional VQ autoencoder."""
+  widths: tuple[int, ...] = (64, 128)
+  """Channels of each level, fine to coarse; every level after the first halves the grid."""
+  blocks: tuple[int, ...] = (1, 2)
+  """Residual blocks of each level."""
+  patch: int = 2
+  """Space-to-depth at the input: pixels of side `patch` become channels."""
+  encoder_kernel: int = 3
+  """Side of the encoder's convolutions; 1 makes every code depend on its own pixels alone."""
+  quantizer: Quantizer = field(default_factory=Quantizer)
+  train: Train = field(default_factory=Train)
+
+  @property
+  def downsampling(self) -> int:
+    """Pixels a code in each direction."""
+    return self.patch * 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
+class Decoder:
+  """Decoder-only transformer over the one vocabulary."""
+  layers: int = 4
+  width: int = 256
+  heads: int = 4
+  kv_heads: int = 2
+  hidden: int = 704
+  """Width of the SwiGLU."""
+  rope_base: float = 1_000.0
+  row_length: int = 256
+  """Tokens of a packed training row."""
+  caption_drop: float = 0.1
+  """Share of text_to_image and infill examples whose caption is dropped (for guidance)."""
+  z_loss: float = 1e-4
+  tasks: dict[str, float] = field(default_factory=lambda: dict(
+      text_to_image=0.5, image_to_text=0.2, infill=0.25, text=0.05))
+  """Objective -> share of the documents."""
+  train: Train = field(default_factory=Train)
+
+
+@dataclass(frozen=True)
+class Sampling:
+  temperature: float = 1.0
+  """0 takes the most likely id."""
+  top_k: int = 0
+  """0 keeps all."""
+  top_p: float = 1.0
+  guidance_scale: float = 1.0
+  """u + s (c - u); 1 is plain sampling."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+  examples: int = 1_000
+  """Cases of each accuracy."""
+  batch_size: int = 250
+  show: int = 24
+  """Pictures of each kind in the report."""
+  prompts: tuple[str, ...] = ()
+  """Prompts drawn every `sample_every` steps and in the report; empty takes the first eight of the evaluation split."""
+
+
+@dataclass(frozen=True)
+class Init:
+  """Start from another run's weights."""
+  source: str = ""
+  """Folder of the run whose decoder and tokenizers to start from ("" starts from nothing); written `--init.from`."""
+  frozen: tuple[str, ...] = ()
+  """Regular expressions of parameter paths that stay as they are."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+  """Named axes of the device mesh; -1 takes what is left."""
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+  name: str = "run"
+  seed: int = 0
+  data: Data = field(default_factory=Scenes)
+  text: Text = field(default_factory=Text)
+  image_tokenizer: ImageTokenizer = field(default_factory=ImageTokenizer)
+  decoder: Decoder = field(default_factory=Decoder)
+  sampling: Sampling = field(default_factory=Sampling)
+  evaluation: Evaluation = field(default_factory=Evaluation)
+  init: Init = field(default_factory=Init)
+  mesh: Mesh = field(default_factory=Mesh)
+  compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+  """auto: bfloat16 on GPU and TPU, float32 on a CPU (where XLA's bfloat16 is slower)."""
+  tensorboard: bool = False
+  """Also write TensorBoard events (needs tensorboardX)."""
+  wandb: bool = False
+  """Also log to Weights & Biases (needs wandb)."""
+
+
+DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds}
+
+
+def load(path: str) -> Config:
+  """The Config that `get_config()` of a Python file returns. ValueError names what is missing."""
+  file = Path(path)
+  if not file.is_file():
+    raise ValueError(f"config {path}: no such file; give a Python file with get_config(), e.g. configs/scenes_demo.py")
+  spec = importlib.util.spec_from_file_location("unitok_config_file", file)
+  if spec is None:
+    raise ValueError(f"config {path}: not a Python file; its name must end in .py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise ValueError(f"config {path}: no function get_config(); add one that returns unitok.config.Config")
+  config = module.get_config()
+  if not isinstance(config, Config):
+    raise ValueError(f"config {path}: get_config() returned {type(config).__name__}, not unitok.config.Config")
+  return config
+
+
+def override(config: Config, arguments: list[str]) -> Config:
+  """`["--data.path", "X", …]` applied to a config. ValueError names the field, the problem and the legal form."""
+  import contextlib
+  import io
+  import re
+  import tyro  # only where a command line is parsed
+  names = dict(flat(config))
+  for argument in arguments:
+    if not argument.startswith("--"):
+      continue
+    name = argument[2:].split("=")[0].replace("-", "_")
+    name = "init.source" if name == "init.from" else name
+    head = re.sub(r"(^|\.)no_(\w+)$", r"\1\2", name)
+    known = {name, head} & names.keys() or any(n.startswith(name + ".") for n in names)
+    if not known and name != "help":
+      close = difflib.get_close_matches(name, names, 1, 0.5)
+      hint = f"did you mean --{close[0]}?" if close else "`--help` lists the fields"
+      raise ValueError(f"--{name}: no such config field; {hint}")
+  arguments = [re.sub(r"^--init\.from\b", "--init.source", a) for a in arguments]
+  stderr = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(stderr):
+      return tyro.cli(Config, default=config, args=arguments)
+  except SystemExit as stop:
+    if not stop.code:
+      raise
+    text = " ".join(re.sub(r"[^\x20-\x7e]", " ", stderr.getvalue()).split())
+    raise ValueError(f"command line: {text}") from None
+
+
+def flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+  """(dotted name, leaf) of every field, depth first."""
+  if dataclasses.is_dataclass(value):
+    return [leaf for f in dataclasses.fields(value)
+            for leaf in flat(getattr(value, f.name), f"{prefix}{f.name}.")]
+  return [(prefix.rstrip("."), value)]
+
+
+def to_json(config: Config) -> dict:
+  """Plain JSON of a config; `from_json` is its inverse."""
+  out = dataclasses.asdict(config)
+  out["data"]["source"] = source_name(config.data)
+  return out
+
+
+def source_name(data: Data) -> str:
+  return next(name for name, cls in DATA.items() if type(data) is cls)
+
+
+def from_json(value: dict) -> Config:
+  """Inverse of `to_json`; ValueError for a field this version does not know."""
+  value = json.loads(json.dumps(value))
+  source = value["data"].pop("source", None)
+  if source not in DATA:
+    raise ValueError(f"config: data.source is {source!r}, must be one of {', '.join(DATA)}")
+  return _build(Config, value, "", {"data": DATA[source]})
+
+
+def _build(cls: type, value: dict, where: str, chosen: dict[str, type]):
+  """A dataclass from plain JSON, tuples restored."""
+  hints, fields = typing.get_type_hints(cls), {f.name for f in dataclasses.fields(cls)}
+  for name in value:
+    if name not in fields:
+      raise ValueError(f"config: no field {where}{name}; legal: {', '.join(sorted(fields))}")
+  def one(name, v):
+    kind = chosen.get(where + name, hints[name])
+    if dataclasses.is_dataclass(kind):
+      return _build(kind, v, f"{where}{name}.", chosen)
+    return tuple(v) if typing.get_origin(kind) is tuple else v
+  return cls(**{name: one(name, v) for name, v in value.items()})
+
+
+FREE = ("evaluation.", "sampling.", "tensorboard", "wandb", "log_every", "save_every", "sample_every", "keep_last")
+"""Fields (by prefix or last name) that may differ between two commands on one workdir: they change nothing made."""
+
+
+def difference(old: Config, new: Config) -> str | None:
+  """The first field in which two configs would make different things: "name: old -> new"."""
+  before, after = dict(flat(old)), dict(flat(new))
+  for name in {**before, **after}:
+    free = name.startswith(FREE[:4]) or name.split(".")[-1] in FREE
+    if not free and before.get(name) != after.get(name):
+      return f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+  return None

@@ -1,0 +1,179 @@
+"""Any picture file -> u8[h w 3] RGB -> the square that the tokenizer sees.
+
+numpy and Pillow only: data workers start fast. Colour profiles are not applied.
+"""
+import functools
+import io
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unitok.data.record import BadRecord
+
+MAX_PIXELS = 1 << 26
+"""64 MiPixel (8192 x 8192): read from the header, so a decompression bomb is never decoded."""
+
+SAFE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF",
+                "QOI", "PCX", "SGI", "DDS")
+"""What is read. Pillow would also hand EPS to an external program; such formats stay out."""
+
+SUFFIXES = frozenset((
+    ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .jp2 .j2k "
+    ".avif .avifs .qoi .pcx .sgi .dds").split())
+"""Names that count as pictures where a folder is searched."""
+
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}
+"""EXIF orientation -> what brings the picture upright."""
+
+REPLACE = "replace the file, or leave it out with data.on_bad=skip"
+
+
+def load(file: str | os.PathLike | bytes, where: str = "",
+         background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
+  """The first frame of a picture file (path or content), upright -> u8[h w 3] RGB.
+
+  Grey, palette and CMYK become RGB; alpha is laid over `background` (RGB 0..255); 16 bit is scaled, not clipped.
+  BadRecord(where …), `where` being the path unless given: missing, unreadable, empty, not a picture, truncated,
+  more than MAX_PIXELS.
+  """
+  if isinstance(file, (bytes, bytearray, memoryview)):
+    where, content = where or "picture", bytes(file)
+    if not content:
+      raise BadRecord(where, "is empty (zero bytes)", REPLACE)
+    return _read(io.BytesIO(content), where, background)
+  where = where or os.fspath(file)
+  try:
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):  # a pipe would block for ever
+      raise BadRecord(where, "is not a file", "give a picture file")
+    if not status.st_size:
+      raise BadRecord(where, "is empty (zero bytes)", REPLACE)
+    handle = open(file, "rb")
+  except FileNotFoundError:
+    raise BadRecord(where, "no such file", "restore the picture, or leave it out with data.on_bad=skip") from None
+  except (OSError, ValueError) as error:
+    raise BadRecord(where, f"cannot be read ({_words(error)})", "make the file readable") from None
+  with handle:
+    return _read(handle, where, background)
+
+
+def resize(image: np.ndarray, size: int, policy: str,
+           background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
+  """u8[h w 3] -> u8[size size 3], antialiased (Lanczos).
+
+  fit stretches to the square; crop scales the short side to `size` and cuts the centre; pad scales the long side
+  to `size` and fills with `background`. A square of the right size comes back as it is.
+  """
+  if policy not in ("fit", "crop", "pad"):
+    raise ValueError(f"data.resize is {policy!r}, must be fit, crop or pad")
+  height, width = image.shape[:2]
+  if height == width == size:
+    return image
+  picture = Image.fromarray(image)
+  box, inner = (0.0, 0.0, width, height), (size, size)
+  if policy == "crop":
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+  elif policy == "pad":
+    side = max(height, width)
+    inner = (max(1, round(width * size / side)), max(1, round(height * size / side)))
+  out = np.asarray(picture.resize(inner, Image.Resampling.LANCZOS, box=box))
+  if inner != (size, size):
+    canvas = np.empty((size, size, 3), np.uint8)
+    canvas[:] = background
+    left, top = (size - inner[0]) // 2, (size - inner[1]) // 2
+    canvas[top:top + inner[1], left:left + inner[0]] = out
+    out = canvas
+  return np.array(out)
+
+
+def square(file: str | os.PathLike | bytes, where: str, data) -> np.ndarray:
+  """`load`, then `resize` as a config.Data says -> u8[image_size image_size 3]."""
+  return resize(load(file, where, data.background), data.image_size, data.resize, data.background)
+
+
+def is_picture(name: str) -> bool:
+  return Path(name).suffix.lower() in SUFFIXES
+
+
+def _read(handle, where: str, background) -> np.ndarray:
+  try:
+    image = Image.open(handle, formats=_formats())
+  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    raise _bomb(where, _words(error)) from None
+  except Exception:  # a decoder may raise anything on a broken header
+    remedy = f"{REPLACE}; PNG, JPEG, WebP, GIF, BMP, TIFF and some others are"
+    raise BadRecord(where, "is not a picture that can be read", remedy) from None
+  with image:
+    if image.width * image.height > MAX_PIXELS:
+      raise _bomb(where, f"{image.width} x {image.height} pixels")
+    try:
+      image.load()
+    except Exception as error:  # or on broken data
+      raise BadRecord(where, f"is truncated or broken ({_words(error)})", REPLACE) from None
+    try:
+      rgb = _to_rgb(_upright(image), background)
+    except (ValueError, OSError, KeyError) as error:
+      raise BadRecord(where, f"its colours ({image.mode}) cannot be turned into RGB ({_words(error)})",
+                      "save it as RGB") from None
+  return np.array(rgb)
+
+
+def _bomb(where: str, size: str) -> BadRecord:
+  return BadRecord(where, f"is too large to decode safely ({size}, at most {MAX_PIXELS})", "scale it down")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+  try:
+    turn = TURNS.get(image.getexif().get(0x0112))
+  except Exception:  # broken EXIF does not spoil the pixels
+    turn = None
+  return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image, background) -> Image.Image:
+  """Any mode -> RGB. The transparent colour of a palette, grey or RGB file (tRNS) counts as alpha."""
+  if image.mode.startswith("I") or image.mode == "F":
+    image = _to_8_bit(image)
+  if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    canvas = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+  return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+  """Deep grey (16 bit, 32 bit, float) -> L, or LA where one value is transparent.
+
+  The range is the file's: 0..65535 for 16 bit and whatever fits it; floats in 0..1 or 0..255; else minimum..maximum.
+  """
+  values = np.nan_to_num(np.asarray(image).astype(np.float64))
+  low, high = float(values.min()), float(values.max())
+  tops = (1.0, 255.0) if image.mode == "F" else (65535.0,)
+  fitting = [top for top in tops if low >= 0 and high <= top]
+  low, high = (0.0, fitting[0]) if fitting else (low, high)
+  grey = Image.fromarray(np.round((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8))
+  if isinstance(clear := image.info.get("transparency"), int):
+    grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+  return grey
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+  """Those of SAFE_FORMATS that this Pillow was built with."""
+  Image.init()
+  # Pillow only warns about 89 to 179 MPixel; `_read` refuses them, so the warning would be a second line.
+  warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+  return tuple(name for name in SAFE_FORMATS if name in Image.OPEN)
+
+
+def _words(error: Exception) -> str:
+  """The error in one line, without its path (the record's place names that)."""
+  text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+  return " ".join(text.split()) or type(error).__name__

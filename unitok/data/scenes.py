@@ -1,0 +1,183 @@
+"""Scenes drawn by the project itself: endless, seeded, with captions and the exact truth.
+
+One to three objects, each of a shape, a colour, a size and one of nine places, on one of four
+backgrounds, the centres jittered. Lengths are shares of the picture's side, so any side works.
+"""
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from unitok.config import Scenes
+from unitok.data.record import Record
+
+COLOURS = dict(red=(225, 30, 35), orange=(250, 140, 20), yellow=(245, 230, 50), green=(40, 170, 60),
+               cyan=(70, 215, 230), blue=(40, 70, 225), purple=(135, 45, 170), pink=(250, 140, 195))
+BACKGROUNDS = dict(white=(242, 242, 242), black=(14, 14, 14), grey=(118, 118, 118), brown=(92, 56, 28))
+RADII = dict(small=0.088, large=0.146)
+PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
+JITTER = 0.03
+
+
+def _box(x, y, half_width, half_height):
+  return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
+
+
+SHAPES = {  # distance to the outline, negative inside, of a shape of radius r; x right, y down
+    "circle": lambda x, y, r: np.hypot(x, y) - r,
+    "square": lambda x, y, r: _box(x, y, 0.88 * r, 0.88 * r),
+    "triangle": lambda x, y, r: np.maximum(y - 0.85 * r, 0.447 * (2 * np.abs(x) - y - 1.1 * r)),
+    "diamond": lambda x, y, r: 0.707 * (np.abs(x) + np.abs(y) - 1.12 * r),
+    "cross": lambda x, y, r: np.minimum(_box(x, y, r, 0.34 * r), _box(x, y, 0.34 * r, r)),
+    "ring": lambda x, y, r: np.abs(np.hypot(x, y) - 0.74 * r) - 0.26 * r,
+}
+
+
+class Thing(NamedTuple):
+  """One object of a scene, without where exactly it stands."""
+  size: str
+  colour: str
+  shape: str
+  place: str
+
+
+class Scene(NamedTuple):
+  things: tuple[Thing, ...]
+  background: str
+  centres: tuple[tuple[float, float], ...]   # x, y of each thing, shares of the side
+
+  @property
+  def boxes(self) -> list[tuple[float, float, float, float]]:
+    """x0, y0, x1, y1 of each thing, shares of the side."""
+    return [(x - RADII[t.size], y - RADII[t.size], x + RADII[t.size], y + RADII[t.size])
+            for t, (x, y) in zip(self.things, self.centres)]
+
+
+def place_centre(place: str) -> tuple[float, float]:
+  row, column = divmod(PLACES.index(place), 3)
+  return (2 * column + 1) / 6, (2 * row + 1) / 6
+
+
+def coverage(shape: str, size: str, centre: tuple[float, float], side: int) -> np.ndarray:
+  """f32[side side] in 0..1: how much of each pixel the shape covers (one pixel of antialiasing)."""
+  at = (np.arange(side, dtype=np.float32) + 0.5) / side
+  distance = SHAPES[shape](at[None, :] - np.float32(centre[0]), at[:, None] - np.float32(centre[1]), RADII[size])
+  return np.clip(0.5 - distance * side, 0, 1)
+
+
+def draw(scene: Scene, side: int) -> np.ndarray:
+  """u8[side side 3]."""
+  canvas = np.empty((side, side, 3), np.float32)
+  canvas[:] = BACKGROUNDS[scene.background]
+  for thing, centre in zip(scene.things, scene.centres):
+    alpha = coverage(thing.shape, thing.size, centre, side)[..., None]
+    canvas += alpha * (np.float32(COLOURS[thing.colour]) - canvas)
+  return np.round(canvas).astype(np.uint8)
+
+
+def random_scene(rng: np.random.Generator, allowed: list[tuple[str, str]], wanted: list[tuple[str, str]] = ()) -> Scene:
+  """One to three things in different places; where `wanted` is given the first is one of those combinations."""
+  count = int(rng.integers(1, 4))
+  places = rng.permutation(len(PLACES))[:count]
+  things, centres = [], []
+  for n, place in enumerate(places):
+    pool = wanted if wanted and n == 0 else allowed
+    colour, shape = pool[rng.integers(len(pool))]
+    things.append(Thing(("small", "large")[rng.integers(2)], colour, shape, PLACES[place]))
+    x, y = place_centre(PLACES[place])
+    dx, dy = rng.uniform(-JITTER, JITTER, 2)
+    centres.append((x + dx, y + dy))
+  order = rng.permutation(count)
+  background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
+  return Scene(tuple(things[i] for i in order), background, tuple(centres[i] for i in order))
+
+
+def _after(t: Thing) -> str:
+  return f"a {t.size} {t.colour} {t.shape} at the {t.place}"
+
+
+def _before(t: Thing) -> str:
+  return f"at the {t.place} a {t.size} {t.colour} {t.shape}"
+
+
+def _short(t: Thing) -> str:
+  return f"{t.size} {t.colour} {t.shape} {t.place}"
+
+
+def _listed(phrases: list[str]) -> str:
+  return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+TEMPLATES = (
+    lambda s: f"{_listed([_after(t) for t in s.things])}, on {s.background}",
+    lambda s: f"{_listed([_before(t) for t in s.things])}, on {s.background}",
+    lambda s: f"on {s.background}, {_listed([_after(t) for t in s.things])}",
+    lambda s: f"{s.background} with {_listed([_after(t) for t in s.things])}",
+    lambda s: f"{', '.join(_short(t) for t in s.things)}, on {s.background}",
+    lambda s: f"{_listed([_after(t) for t in s.things])}",
+)
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+  """One of the templates, the things in any order."""
+  order = rng.permutation(len(scene.things))
+  shuffled = scene._replace(things=tuple(scene.things[i] for i in order))
+  return TEMPLATES[rng.integers(len(TEMPLATES))](shuffled)
+
+
+def combinations(held_out: tuple[str, ...]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+  """("colour", "shape") pairs that training shows, and those it never does. ValueError for an unknown one."""
+  kept_out = []
+  for pair in held_out:
+    words = tuple(pair.split())
+    if len(words) != 2 or words[0] not in COLOURS or words[1] not in SHAPES:
+      raise ValueError(f"data.held_out: {pair!r} is no \"colour shape\"; colours: {', '.join(COLOURS)}; "
+                       f"shapes: {', '.join(SHAPES)}")
+    kept_out.append(words)
+  shown = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in kept_out]
+  if not shown:
+    raise ValueError("data.held_out: holds every combination out; leave some for training")
+  return shown, kept_out
+
+
+SPLITS = {"train": 0, "val": 1, "heldout": 2}
+CAPTIONS = 4  # a scene has this many, drawn from the templates
+
+
+class SceneSource:
+  """The scenes of one split; scene i depends on (seed, split, i) alone."""
+
+  def __init__(self, data: Scenes, split: str):
+    if split not in SPLITS:
+      raise ValueError(f"scenes: no split {split!r}; it has {', '.join(SPLITS)}")
+    self.data, self.split = data, split
+    self.shown, self.kept_out = combinations(data.held_out)
+
+  def __len__(self) -> int:
+    if self.split == "heldout" and not self.kept_out:
+      return 0
+    return self.data.train_examples if self.split == "train" else self.data.val_examples
+
+  def scene(self, index: int) -> tuple[Scene, np.random.Generator]:
+    rng = np.random.default_rng((self.data.seed, SPLITS[self.split], index))
+    wanted = self.kept_out if self.split == "heldout" else ()
+    return random_scene(rng, self.shown + list(wanted), wanted), rng
+
+  def __getitem__(self, index: int) -> Record:
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    scene, rng = self.scene(index)
+    captions = tuple(caption(scene, rng) for _ in range(CAPTIONS))
+    return Record(f"{self.split}-{index}", draw(scene, self.data.image_size), captions, {"scene": scene})
+
+
+@functools.cache
+def _open(data: Scenes, split: str) -> SceneSource:
+  return SceneSource(data, split)
+
+
+def open_scenes(data: Scenes, split: str) -> SceneSource:
+  """`data.train_examples` (or `val_examples`) scenes of "train", "val" or "heldout"."""
+  if data.image_size < 16:
+    raise ValueError(f"data.image_size: {data.image_size} pixels cannot show a scene; at least 16")
+  return _open(data, split)

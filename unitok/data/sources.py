@@ -1,0 +1,46 @@
+"""Data sources by name. A new one is a file, a line here, and its options in `config.DATA`."""
+import dataclasses
+from collections.abc import Callable
+
+from unitok.config import Data, source_name
+from unitok.data.imagefolder import open_imagefolder
+from unitok.data.record import BadRecord, Source
+from unitok.data.scenes import open_scenes
+from unitok.data.tfds import open_tfds
+
+SOURCES: dict[str, Callable[[Data, str], Source]] = {
+    "scenes": open_scenes,
+    "imagefolder": open_imagefolder,
+    "tfds": open_tfds,
+}
+
+SPLITS = ("train", "val", "heldout")
+"""Heldout records are those whose combination or style training never shows; empty where a source has none."""
+
+
+def open_source(data: Data, split: str) -> Source:
+  """The records of one split. ValueError where the source or the split does not exist, or train is empty."""
+  return SOURCES[source_name(data)](data, split)
+
+
+def captions(source: Source, index: int) -> tuple[str, ...]:
+  """A record's captions, without decoding its picture where the source can. BadRecord as `source[index]`."""
+  quick = getattr(source, "captions", None)
+  return quick(index) if quick else source[index].captions
+
+
+def problems(data: Data) -> list[BadRecord]:
+  """Every bad record of all splits, every picture decoded. What keeps the source from opening is a problem, too."""
+  found: dict[str, BadRecord] = {}
+  for split in SPLITS:
+    try:
+      source = open_source(dataclasses.replace(data, on_bad="skip"), split)
+    except BadRecord as error:
+      found.setdefault(str(error), error)
+      continue
+    for index in range(len(source)):
+      try:
+        source[index]
+      except BadRecord as error:
+        found.setdefault(str(error), error)
+  return list(found.values())

@@ -1,0 +1,29 @@
+"""Quantizers behind one interface: continuous vectors to codes and back.
+
+    init(key, options)                      -> (params, state)   params are trained, state is carried
+    quantize(params, state, z, options)     -> Quantized         pure, straight-through
+    update(params, state, z, codes, step, key, options) -> (params, state, revived)
+    lookup(params, state, codes, options)   -> values            what `quantize` returned for these codes
+
+z is f32[n d] and codes i32[n].
+"""
+from typing import Callable, NamedTuple
+
+from unitok.models.quantizers import ema, fsq, l2
+from unitok.models.quantizers.codebook import Quantized
+
+
+class Quantizer(NamedTuple):
+  init: Callable
+  quantize: Callable
+  update: Callable
+  lookup: Callable
+  size: Callable      # options -> number of codes
+  dim: Callable       # options -> d
+
+
+def _of(module) -> Quantizer:
+  return Quantizer(module.init, module.quantize, module.update, module.lookup, module.size, module.dim)
+
+
+QUANTIZERS: dict[str, Quantizer] = {"l2": _of(l2), "ema": _of(ema), "fsq": _of(fsq)}

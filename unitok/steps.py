@@ -1,0 +1,105 @@
+"""The pure train and eval steps: scripts, benchmarks and notebooks call the same."""
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from unitok import config as c
+from unitok.metrics import Mean, usage
+from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
+from unitok.models.quantizers import QUANTIZERS
+from unitok.optim import averaged, optimizer
+
+
+class TrainState(NamedTuple):
+  step: jax.Array           # i32[]
+  params: Any
+  opt_state: Any
+  extra: dict               # "average": the weights' running mean; "quantizer": its state
+
+
+def compute_dtype(name: str):
+  """bfloat16 where there is an accelerator, float32 on a CPU, unless the config says."""
+  if name == "auto":
+    name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  return jnp.dtype(name)
+
+
+# ---- image tokenizer
+
+class Tokenizer:
+  """Pure functions of one autoencoder and its quantizer, closed over the config."""
+
+  def __init__(self, options: c.ImageTokenizer, dtype=jnp.float32):
+    self.options, self.dtype = options, dtype
+    self.quantizer = QUANTIZERS[options.quantizer.kind]
+    self.graph = nnx.graphdef(nnx.eval_shape(lambda: Autoencoder(options, dtype, nnx.Rngs(0))))
+
+  @property
+  def codebook_size(self) -> int:
+    return self.quantizer.size(self.options.quantizer)
+
+  def init(self, key):
+    """(params, quantizer state)."""
+    network, codes = jax.random.split(key)
+    params = nnx.to_pure_dict(nnx.state(Autoencoder(self.options, self.dtype, nnx.Rngs(network)), nnx.Param))
+    params["quantizer"], state = self.quantizer.init(codes, self.options.quantizer)
+    return params, state
+
+  def _model(self, params) -> Autoencoder:
+    return nnx.merge(self.graph, {k: v for k, v in params.items() if k != "quantizer"})
+
+  def features(self, params, pixels_pm1):
+    """f32[b h w d] before quantization."""
+    return self._model(params).encoder(pixels_pm1)
+
+  def encode(self, params, state, pixels):
+    """u8[b H W 3] -> codes i32[b h w]."""
+    z = self.features(params, to_pm1(pixels))
+    codes = self.quantizer.quantize(params["quantizer"], state, z.reshape(-1, z.shape[-1]), self.options.quantizer).codes
+    return codes.reshape(z.shape[:-1])
+
+  def decode(self, params, state, codes):
+    """codes i32[b h w] -> u8[b H W 3]."""
+    values = self.quantizer.lookup(params["quantizer"], state, codes.ravel(), self.options.quantizer)
+    return to_u8(self._model(params).painter(values.reshape(*codes.shape, -1)))
+
+  def loss(self, params, state, pixels):
+    """Mean squared error on pixels in [-1, 1] plus the quantizer's losses -> (loss, what the step needs)."""
+    target = to_pm1(pixels)
+    model = self._model(params)
+    z = model.encoder(target)
+    flat = z.reshape(-1, z.shape[-1])
+    quantized = self.quantizer.quantize(params["quantizer"], state, flat, self.options.quantizer)
+    error = ((model.painter(quantized.values.reshape(z.shape)) - target) ** 2).mean()
+    total = error + sum(quantized.losses.values())
+    return total, (error, flat, quantized.codes, quantized.losses)
+
+
+def tokenizer_state(tokenizer: Tokenizer, tx, key) -> TrainState:
+  params, state = tokenizer.init(key)
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params),
+                    {"average": jax.tree.map(jnp.copy, params), "quantizer": state})
+
+
+def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
+  """One update on u8[b h w 3] -> (state, metrics)."""
+  train = tokenizer.options.train
+  (loss, (error, z, codes, losses)), grads = jax.value_and_grad(tokenizer.loss, has_aux=True)(
+      state.params, state.extra["quantizer"], pixels)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  revive_until = train.steps * 0.8   # after that the codes settle
+  options = tokenizer.options.quantizer
+  quantizer, carried, revived = tokenizer.quantizer.update(
+      params["quantizer"], state.extra["quantizer"], jax.lax.stop_gradient(z), codes,
+      jnp.where(state.step < revive_until, state.step, 0), jax.random.fold_in(key, state.step), options)
+  params = {**params, "quantizer": quantizer}
+  average = averaged(state.extra["average"], params, train.ema_decay, state.step)
+  average["quantizer"] = quantizer
+  metrics = {"loss": loss, "psnr_db": -10 * jnp.log10(error / 4), "revived": revived, **losses,
+             **{f"codebook_{k}": v for k, v in usage(carried["counts"] * (carried["counts"] > 1e-2)).items()}}
+  return TrainState(state.step + 1, params, opt_state, {"average": average, "quantizer": carried}), metrics
