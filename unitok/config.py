@@ -35,7 +35,7 @@ class Scenes(Data):
   """Pictures drawn for training."""
   val_examples: int = 1_000
   """Pictures drawn for evaluation, from other seeds; as many again with held-out combinations."""
-  held_out: tuple[str, ...] = ("red circle", "blue square", "green triangle", "yellow cross", "purple diamond", "orange ring")
+  held_out: tuple[str, ...] = ("red circle", "blue square", "green triangle", "yellow cross", "purple bar", "orange ring")
   """"colour shape" combinations that training never shows."""
   seed: int = 0
   """Seed of the pictures."""
@@ -88,7 +88,8 @@ class Text:
   """The SentencePiece tokenizer."""
   vocab_size: int = 512
   """Pieces, the 256 bytes among them (so nothing is unknown); fewer where the text has fewer."""
-  model: Literal["unigram", "bpe"] = "unigram"
+  model: Literal["unigram", "bpe"] = "bpe"
+  """bpe finds whole words where the text has few different ones; unigram takes seeds from what different words share."""
   max_captions: int = 100_000
   """Captions it is trained on, taken evenly from the training split."""
 
@@ -329,7 +330,8 @@ def _build(cls: type, value: dict, where: str, chosen: dict[str, type]):
   return cls(**{name: one(name, v) for name, v in value.items()})
 
 
-FREE = ("evaluation.", "sampling.", "tensorboard", "wandb", "log_every", "save_every", "sample_every", "keep_last")
+FREE = ("evaluation.", "sampling.", "tensorboard", "wandb", "log_every", "save_every", "sample_every", "keep_last",
+        "on_bad")
 """Fields (by prefix or last name) that may differ between two commands on one workdir: they change nothing made."""
 
 

@@ -1,8 +1,14 @@
-"""Means as (sum, count) pairs, merged exactly; codebook usage."""
-from typing import NamedTuple
+"""Means as (sum, count) pairs, merged exactly; codebook usage; where metrics are written."""
+import importlib
+import json
+import math
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from etils import epath
+
+from unitok.config import Config, to_json
 
 
 class Mean(NamedTuple):
@@ -28,3 +34,125 @@ def usage(counts) -> dict:
   p = counts / jnp.maximum(counts.sum(), 1e-9)
   entropy = -(p * jnp.log(jnp.maximum(p, 1e-12))).sum()
   return {"usage": (counts > 0).mean(), "perplexity": jnp.exp(entropy)}
+
+
+# ---- writers
+
+class Writer(Protocol):
+  def resume(self, step: int) -> None: ...   # what was written beyond `step` will be written again
+
+  def write(self, step: int, values: dict[str, float]) -> None: ...
+
+  def close(self) -> None: ...
+
+
+class JsonlWriter:
+  """A line of JSON a call: {"stage": …, "step": …, name: value …}; what is not finite is null.
+
+  The stages of a run share the file. A half-written last line, left by a kill, goes at `resume`.
+  """
+
+  def __init__(self, path, stage: str):
+    self.path, self.stage = epath.Path(path), stage
+
+  def resume(self, step: int):
+    """Drops this stage's lines beyond `step`."""
+    if not self.path.exists():
+      return
+    old = self.path.read_text()
+    kept = "".join(line + "\n" for line in old.splitlines() if self._stays(line, step))
+    if kept != old:
+      whole = self.path.parent / (self.path.name + ".tmp")
+      whole.write_text(kept)
+      whole.replace(self.path)
+
+  def _stays(self, line: str, step: int) -> bool:
+    try:
+      value = json.loads(line)
+    except json.JSONDecodeError:
+      return False
+    return value.get("stage") != self.stage or value.get("step", 0) <= step
+
+  def write(self, step: int, values: dict[str, float]):
+    clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    with self.path.open("a") as file:
+      file.write(json.dumps({"stage": self.stage, "step": step, **clean}) + "\n")
+
+  def close(self):
+    pass
+
+
+class TensorBoardWriter:
+  """Events under folder/STAGE."""
+
+  def __init__(self, folder, stage: str):
+    self.folder, self.stage = epath.Path(folder) / stage, stage
+    self.summary = _optional("tensorboardX", "tensorboard").SummaryWriter(str(self.folder), flush_secs=10)
+
+  def resume(self, step: int):
+    if step:   # TensorBoard hides the events beyond a later file's purge_step
+      self.summary.close()
+      self.summary = importlib.import_module("tensorboardX").SummaryWriter(str(self.folder), purge_step=step + 1)
+
+  def write(self, step: int, values: dict[str, float]):
+    for name, value in values.items():
+      self.summary.add_scalar(name, value, step)
+
+  def close(self):
+    self.summary.close()
+
+
+class WandbWriter:
+  """One Weights & Biases run a workdir and stage, gone on with after a kill."""
+
+  def __init__(self, config: Config, workdir, stage: str):
+    name = f"{config.name}-{stage}"
+    self.run = _optional("wandb", "wandb").init(project="unitok", name=name, dir=str(workdir), group=config.name,
+                                                config=to_json(config), reinit="create_new")
+
+  def resume(self, step: int):
+    pass   # steps already logged stay; wandb keeps the first of two
+
+  def write(self, step: int, values: dict[str, float]):
+    self.run.log(values, step=step)
+
+  def close(self):
+    self.run.finish()
+
+
+class Writers:
+  """Several writers as one; only the first process writes."""
+
+  def __init__(self, writers: list[Writer]):
+    self.writers = writers if jax.process_index() == 0 else []
+
+  def resume(self, step: int):
+    for writer in self.writers:
+      writer.resume(step)
+
+  def write(self, step: int, values: dict[str, float]):
+    for writer in self.writers:
+      writer.write(step, values)
+
+  def close(self):
+    for writer in self.writers:
+      writer.close()
+
+
+def open_writers(config: Config, workdir, stage: str) -> Writers:
+  """metrics.jsonl always; TensorBoard and Weights & Biases where the config asks. ValueError where not installed."""
+  workdir = epath.Path(workdir)
+  writers: list[Writer] = [JsonlWriter(workdir / "metrics.jsonl", stage)]
+  if config.tensorboard:
+    writers.append(TensorBoardWriter(workdir / "tensorboard", stage))
+  if config.wandb:
+    writers.append(WandbWriter(config, workdir, stage))
+  return Writers(writers)
+
+
+def _optional(module: str, extra: str):
+  try:
+    return importlib.import_module(module)
+  except ImportError:
+    raise ValueError(f"{extra}: {module} is not installed; pip install 'unitok[{extra}]' (in a checkout: make setup "
+                     f"EXTRAS={extra}), or leave out --{extra}") from None

@@ -1,5 +1,4 @@
 """The pure train and eval steps: scripts, benchmarks and notebooks call the same."""
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +7,13 @@ import optax
 from flax import nnx
 
 from unitok import config as c
+from unitok.losses import by_task, masked_loss
 from unitok.metrics import Mean, usage
+from unitok.models.attention import rule_of
 from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
+from unitok.models.decoder import Decoder
 from unitok.models.quantizers import QUANTIZERS
-from unitok.optim import averaged, optimizer
+from unitok.optim import averaged
 
 
 class TrainState(NamedTuple):
@@ -103,3 +105,46 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
   metrics = {"loss": loss, "psnr_db": -10 * jnp.log10(error / 4), "revived": revived, **losses,
              **{f"codebook_{k}": v for k, v in usage(carried["counts"] * (carried["counts"] > 1e-2)).items()}}
   return TrainState(state.step + 1, params, opt_state, {"average": average, "quantizer": carried}), metrics
+
+
+# ---- decoder
+
+class Language:
+  """Pure functions of one decoder, closed over the config."""
+
+  def __init__(self, options: c.Decoder, vocabulary_size: int, tasks: tuple[str, ...], dtype=jnp.float32):
+    self.options, self.vocabulary_size, self.tasks, self.dtype = options, vocabulary_size, tasks, dtype
+    self.graph = nnx.graphdef(nnx.eval_shape(self._new, jax.random.key(0)))
+
+  def _new(self, key) -> Decoder:
+    return Decoder(self.options, self.vocabulary_size, self.dtype, nnx.Rngs(key))
+
+  def init(self, key):
+    return nnx.to_pure_dict(nnx.state(self._new(key), nnx.Param))
+
+  def model(self, params) -> Decoder:
+    return nnx.merge(self.graph, params)
+
+  def loss(self, params, batch):
+    """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task)."""
+    logits = self.model(params)(batch.inputs, batch.positions, rule_of(batch))
+    flat = lambda x: x.reshape(-1)
+    weights = flat(batch.loss_weights)
+    loss, nats = masked_loss(logits.reshape(-1, logits.shape[-1]), flat(batch.targets), weights, self.options.z_loss)
+    return loss, by_task(nats, weights, flat(batch.tasks), len(self.tasks))
+
+
+def decoder_state(model: Language, tx, key) -> TrainState:
+  params = model.init(key)
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {"average": jax.tree.map(jnp.copy, params)})
+
+
+def decoder_step(model: Language, tx, state: TrainState, batch, key):
+  """One update on a packed batch -> (state, metrics); `loss/TASK` are Means."""
+  (loss, tasks), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, batch)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  average = averaged(state.extra["average"], params, model.options.train.ema_decay, state.step)
+  metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads),
+             **{f"loss/{name}": Mean(tasks.total[n], tasks.count[n]) for n, name in enumerate(model.tasks)}}
+  return TrainState(state.step + 1, params, opt_state, {"average": average}), metrics

@@ -14,9 +14,9 @@ from unitok.data.record import Record
 COLOURS = dict(red=(225, 30, 35), orange=(250, 140, 20), yellow=(245, 230, 50), green=(40, 170, 60),
                cyan=(70, 215, 230), blue=(40, 70, 225), purple=(135, 45, 170), pink=(250, 140, 195))
 BACKGROUNDS = dict(white=(242, 242, 242), black=(14, 14, 14), grey=(118, 118, 118), brown=(92, 56, 28))
-RADII = dict(small=0.088, large=0.146)
+RADII = dict(small=0.108, large=0.15)
 PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
-JITTER = 0.03
+JITTER = 0.02
 
 
 def _box(x, y, half_width, half_height):
@@ -27,7 +27,7 @@ SHAPES = {  # distance to the outline, negative inside, of a shape of radius r; 
     "circle": lambda x, y, r: np.hypot(x, y) - r,
     "square": lambda x, y, r: _box(x, y, 0.88 * r, 0.88 * r),
     "triangle": lambda x, y, r: np.maximum(y - 0.85 * r, 0.447 * (2 * np.abs(x) - y - 1.1 * r)),
-    "diamond": lambda x, y, r: 0.707 * (np.abs(x) + np.abs(y) - 1.12 * r),
+    "bar": lambda x, y, r: _box(x, y, r, 0.4 * r),
     "cross": lambda x, y, r: np.minimum(_box(x, y, r, 0.34 * r), _box(x, y, 0.34 * r, r)),
     "ring": lambda x, y, r: np.abs(np.hypot(x, y) - 0.74 * r) - 0.26 * r,
 }

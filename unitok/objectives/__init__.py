@@ -21,3 +21,16 @@ OBJECTIVES: dict[str, Callable[..., list[Part]]] = {
     "infill": infill,
     "text": text,
 }
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "text_to_image": ("image",),        # a picture without captions is drawn from the null caption
+    "image_to_text": ("image", "text"),
+    "infill": ("image",),
+    "text": ("text",),
+}
+"""What an example must have for an objective; the others are not chosen for it."""
+
+
+def possible(name: str, codes: Codes) -> bool:
+  """Has the example what the objective needs?"""
+  return all(codes.text if kind == "text" else codes.image is not None for kind in NEEDS[name])

@@ -11,6 +11,7 @@ class Codes(NamedTuple):
   """One example's local codes; -1 stands for what is to be drawn."""
   text: tuple[np.ndarray, ...] = ()      # captions, i32[n] each
   image: np.ndarray | None = None        # i32[h w]
+  key: str = ""                          # of its record, for errors and reports
 
 
 def control(name: str) -> Part:

@@ -31,14 +31,17 @@ def revive(codebook, counts, z, step, key, options):
   """Puts codes that are hardly used onto vectors of this batch, every `revive_every` steps.
 
   codebook f32[k d], counts f32[k] running uses a step, z f32[n d]. A code is dead when its count is
-  below `revive_below` of the mean count. Each dead code takes a vector drawn at random with the mean
-  count, so that it lives long enough to be used. Returns (codebook, counts, dead bool[k]).
-  After Dhariwal 2020 (2005.00341) and UViM (2205.10337); theirs splits the most used code.
+  below `revive_below` of the mean count. Each dead code takes a vector drawn with probability
+  proportional to its squared distance from its nearest code (k-means++, Arthur 2007), which is where a
+  code is missing, and the mean count, so that it lives long enough to be used.
+  Returns (codebook, counts, dead bool[k]).
   """
   size = codebook.shape[0]
   mean = counts.mean()
   due = (step % max(options.revive_every, 1) == 0) & (options.revive_every > 0) & (step > 0)
   dead = due & (counts < options.revive_below * mean)
-  at = jax.random.randint(key, (size,), 0, z.shape[0])
+  error = ((z - codebook[nearest(z, codebook)]) ** 2).sum(-1)
+  at = jnp.searchsorted(jnp.cumsum(error), jax.random.uniform(key, (size,)) * error.sum())
+  at = jnp.minimum(at, z.shape[0] - 1)
   codebook = jnp.where(dead[:, None], z[at], codebook)
   return codebook, jnp.where(dead, mean, counts), dead

@@ -1,0 +1,107 @@
+"""The tokenizer's network: shapes, its own depthwise convolution, what a code sees, and that it learns."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unitok.config import ImageTokenizer, Quantizer, Train
+from unitok.models.autoencoder import check, depth_to_space, depthwise, space_to_depth, to_pm1, to_u8
+from unitok.models.quantizers import QUANTIZERS
+from unitok.optim import optimizer
+from unitok.steps import Tokenizer, tokenizer_state, tokenizer_step
+
+
+def small(kind: str = "l2", **options) -> ImageTokenizer:
+  quantizer = Quantizer(kind=kind, codebook_size=16, code_dim=4, levels=(4, 4))
+  return ImageTokenizer(**{"widths": (8, 12), "blocks": (1, 1), "quantizer": quantizer, **options})
+
+
+def pictures(n: int = 4, side: int = 16) -> np.ndarray:
+  return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), np.uint8)
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_shapes(kind):
+  tokenizer = Tokenizer(small(kind))
+  params, state = jax.eval_shape(tokenizer.init, jax.random.key(0))
+  for height, width in ((16, 16), (8, 24)):
+    pixels = np.zeros((3, height, width, 3), np.uint8)
+    codes = jax.eval_shape(tokenizer.encode, params, state, pixels)
+    assert codes.shape == (3, height // 4, width // 4) and codes.dtype == jnp.int32
+    out = jax.eval_shape(tokenizer.decode, params, state, codes)
+    assert out.shape == pixels.shape and out.dtype == jnp.uint8
+
+
+@pytest.mark.parametrize("widths, blocks, patch, down", [((8,), (1,), 4, 4), ((8, 8, 8), (0, 1, 1), 1, 4), ((8, 8), (1, 1), 4, 8)])
+def test_downsampling(widths, blocks, patch, down):
+  options = small(widths=widths, blocks=blocks, patch=patch)
+  assert options.downsampling == down
+  tokenizer = Tokenizer(options)
+  codes = jax.eval_shape(lambda x: tokenizer.encode(*tokenizer.init(jax.random.key(0)), x), np.zeros((2, 16, 16, 3), np.uint8))
+  assert codes.shape == (2, 16 // down, 16 // down)
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_depthwise(side):
+  x = jax.random.normal(jax.random.key(0), (2, 6, 5, 7))
+  taps = jax.random.normal(jax.random.key(1), (side, side, 7))
+  want = jax.lax.conv_general_dilated(x, taps[:, :, None], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                                      feature_group_count=7)
+  np.testing.assert_allclose(depthwise(x, taps), want, atol=1e-4)
+
+
+def test_space_and_depth():
+  x = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
+  deep = space_to_depth(x, 4)
+  assert deep.shape == (2, 2, 3, 48)
+  np.testing.assert_array_equal(deep[1, 0, 2, :3], x[1, 0, 8])
+  np.testing.assert_array_equal(depth_to_space(deep, 4), x)
+
+
+def test_pixels():
+  every = np.arange(256, dtype=np.uint8)
+  assert to_pm1(every).min() == -1 and to_pm1(every).max() == 1
+  np.testing.assert_array_equal(to_u8(to_pm1(every)), every)
+  np.testing.assert_array_equal(to_u8(jnp.array([-3.0, 3.0])), [0, 255])
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_what_a_code_sees(kernel):
+  """With encoder_kernel=1 the vector at a place depends on its own pixels, by gradient; with 3 on others too."""
+  tokenizer = Tokenizer(small(encoder_kernel=kernel))
+  params, _ = jax.jit(tokenizer.init)(jax.random.key(0))
+  gradient = jax.jit(jax.grad(lambda x: (tokenizer.features(params, x)[0, 1, 2] ** 2).sum()))(to_pm1(pictures(1)))
+  seen = np.abs(gradient[0]).sum(-1) > 0
+  own = np.zeros((16, 16), bool)
+  own[4:8, 8:12] = True
+  assert seen[own].all()
+  assert seen[~own].any() == (kernel > 1)
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_overfits_one_batch(kind):
+  train = Train(steps=150, learning_rate=5e-3, warmup_steps=5, weight_decay=0.0, ema_decay=0.9)
+  tokenizer = Tokenizer(small(kind, widths=(16,), blocks=(1,), patch=4, train=train))
+  tx, key = optimizer(train), jax.random.key(0)
+  state = jax.jit(lambda k: tokenizer_state(tokenizer, tx, k))(key)
+  step = jax.jit(lambda s: tokenizer_step(tokenizer, tx, s, flat, key))
+  flat = np.repeat(np.random.default_rng(0).integers(0, 256, (4, 16, 1, 1, 3), np.uint8), 16, 2).reshape(4, 4, 4, 4, 4, 3)
+  flat = np.ascontiguousarray(flat.transpose(0, 1, 3, 2, 4, 5).reshape(4, 16, 16, 3))   # places of one colour
+  psnr = []
+  for _ in range(train.steps):
+    state, metrics = step(state)
+    psnr.append(float(metrics["psnr_db"]))
+  assert psnr[-1] > max(psnr[0] + 6, 13), psnr[::30]
+  out = tokenizer.decode(state.extra["average"], state.extra["quantizer"],
+                         tokenizer.encode(state.extra["average"], state.extra["quantizer"], flat))
+  averaged = -10 * np.log10(np.mean((np.float32(out) - flat) ** 2) / 255**2)
+  assert abs(averaged - psnr[-1]) < 3
+
+
+@pytest.mark.parametrize("options, size, message", [
+    (dict(quantizer=Quantizer(kind="vq")), 16, "quantizer.kind: 'vq' is unknown; one of l2"),
+    (dict(blocks=(1,)), 16, r"blocks: \(1,\) must have one number a level"),
+    ({}, 18, "data.image_size: 18 .* take 16")])
+def test_check(options, size, message):
+  with pytest.raises(ValueError, match=message):
+    check(small(**options), size)

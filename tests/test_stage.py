@@ -1,0 +1,188 @@
+"""Entry points: the command line, the workdir, one-line errors; the text tokenizer and encode stages."""
+import dataclasses
+import errno
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import train.encode
+import train.text_tokenizer
+from train import stage
+from unitok import config as c
+from unitok.data.shards import CodeShards, read_manifest
+from unitok.modalities.image import ImageModality
+from unitok.run import read_vocabulary
+
+CONFIG = c.Config(name="test", data=c.Scenes(train_examples=12, val_examples=5, image_size=16), text=c.Text(vocab_size=300))
+
+
+@pytest.fixture
+def config_file(tmp_path):
+  path = tmp_path / "small.py"
+  path.write_text("from unitok.config import Config, Scenes\ndef get_config():\n  return Config(name='small', data=Scenes(image_size=16))\n")
+  return str(path)
+
+
+def test_parse(config_file):
+  config, workdir, debug = stage.parse(["--workdir", "w", f"--config={config_file}", "--debug", "--data.image_size", "24",
+                                        "--decoder.train.steps=7"])
+  assert (config.name, config.data.image_size, config.decoder.train.steps, workdir, debug) == ("small", 24, 7, "w", True)
+  assert stage.parse(["--config", config_file, "--workdir=w"])[2] is False
+
+
+@pytest.mark.parametrize("argv, says", [
+    (["--workdir", "w"], "--config is missing; usage: python -m"),
+    (["--config", "FILE"], "--workdir is missing; usage"),
+    (["--config", "FILE", "--workdir"], "--workdir: needs a value"),
+    (["--config", "--workdir", "w"], "--config: needs a value"),
+    (["--config", "none.py", "--workdir", "w"], "none.py: no such file"),
+    (["--config", "FILE", "--workdir", "w", "--data.pth", "x"], "--data.pth: no such config field; did you mean"),
+    (["--config", "FILE", "--workdir", "w", "--decoder.layers", "many"], "command line: .*decoder.layers"),
+    (["--config", "FILE", "--workdir", "w", "stray"], "command line: .*stray"),
+])
+def test_bad_command_line(config_file, capsys, argv, says):
+  argv = [config_file if word == "FILE" else word for word in argv]
+  with pytest.raises(SystemExit) as stop:
+    stage.main(lambda config, workdir: None, argv)
+  line = capsys.readouterr().err
+  assert stop.value.code == 2 and line.startswith("unitok: ") and line.count("\n") == 1 and re.search(says, line), line
+
+
+def test_workdir(tmp_path):
+  folder = stage.open_workdir(tmp_path / "a" / "run", CONFIG)
+  assert c.from_json(json.loads((folder / "config.json").read_text())) == CONFIG
+  assert [p.name for p in folder.iterdir()] == ["config.json"]
+  free = dataclasses.replace(CONFIG, sampling=c.Sampling(top_k=5), data=dataclasses.replace(CONFIG.data, on_bad="skip"))
+  stage.open_workdir(folder, free)
+  other = dataclasses.replace(CONFIG, decoder=c.Decoder(layers=9))
+  with pytest.raises(ValueError, match=r"run: made with another config \(decoder.layers: 4 -> 9\); use another --workdir"):
+    stage.open_workdir(folder, other)
+  assert c.from_json(json.loads((folder / "config.json").read_text())) == CONFIG
+  (folder / "config.json").write_text('{"name": ')
+  with pytest.raises(ValueError, match="config.json: cannot be read"):
+    stage.open_workdir(folder, CONFIG)
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ValueError, match="is a file; name a folder"):
+    stage.open_workdir(tmp_path / "file", CONFIG)
+
+
+@pytest.mark.parametrize("error, code, says", [
+    (ValueError("decoder.layers: 0\n  is too few"), 2, "unitok: decoder.layers: 0 is too few"),
+    (KeyboardInterrupt(), 130, "unitok: stopped; the same command goes on"),
+    (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "unitok: /x/y: the disk is full; .* make room"),
+    (RuntimeError("write: No space left on device [28]"), 2, "unitok: the disk is full"),
+    (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "unitok: /x: permission denied"),
+])
+def test_errors_end_in_one_line(config_file, tmp_path, capsys, error, code, says):
+  def run(config, workdir):
+    raise error
+  argv = ["--config", config_file, "--workdir", str(tmp_path / "w")]
+  with pytest.raises(SystemExit) as stop:
+    stage.main(run, argv)
+  line = capsys.readouterr().err
+  assert stop.value.code == code and re.match(says, line) and line.count("\n") == 1
+  if code == 2:
+    with pytest.raises(type(error)):
+      stage.main(run, [*argv, "--debug"])
+
+
+def test_a_bug_keeps_its_traceback(config_file, tmp_path):
+  with pytest.raises(KeyError):
+    stage.main(lambda config, workdir: {}["x"], ["--config", config_file, "--workdir", str(tmp_path / "w")])
+
+
+def test_help(capsys):
+  with pytest.raises(SystemExit) as stop:
+    stage.main(lambda config, workdir: None, ["--help"])
+  shown = capsys.readouterr().out
+  assert not stop.value.code and "usage: python -m" in shown and "--decoder.row-length" in shown.replace("_", "-")
+
+
+def cells(pixels):
+  return pixels[:, ::4, ::4].astype(np.int32).sum(-1) // 12
+
+
+@pytest.fixture
+def fake_image(monkeypatch):
+  calls = []
+  def load(workdir):
+    return ImageModality(lambda p: (calls.append(len(p)), cells(p))[1], None, (4, 4), 4, 64, load.fingerprint)
+  load.fingerprint, load.calls = "one", calls
+  monkeypatch.setattr(train.encode, "load_image_tokenizer", load)
+  return load
+
+
+def test_stages(tmp_path, capsys, fake_image):
+  """Both stages, twice: the second time all is kept; other tokenizers and settings are refused."""
+  tokenizer = train.text_tokenizer.run(CONFIG, tmp_path)
+  vocabulary = train.encode.run(CONFIG, tmp_path)
+  assert [b.name for b in vocabulary.blocks] == ["special", "text", "image"]
+  assert vocabulary.block("text").size == tokenizer.size and vocabulary.block("image").size == 64
+  assert read_vocabulary(tmp_path) == vocabulary
+  assert vocabulary.fingerprints == {"text": tokenizer.fingerprint, "image": "one"}
+  lengths = {split: len(CodeShards(tmp_path / "codes" / split)) for split in ("train", "val", "heldout")}
+  assert lengths == {"train": 12, "val": 5, "heldout": 5}
+  assert "12 records" in capsys.readouterr().out
+  calls = len(fake_image.calls)
+  assert train.text_tokenizer.run(CONFIG, tmp_path).fingerprint == tokenizer.fingerprint
+  assert train.encode.run(CONFIG, tmp_path) == vocabulary and len(fake_image.calls) == calls
+  assert "kept from before" in capsys.readouterr().out
+  fake_image.fingerprint = "two"
+  with pytest.raises(ValueError, match="vocab.json: of other tokenizers"):
+    train.encode.run(CONFIG, tmp_path)
+  (tmp_path / "vocab.json").unlink()
+  with pytest.raises(ValueError, match="made by the image tokenizer one, not by two"):
+    train.encode.run(CONFIG, tmp_path)
+  with pytest.raises(ValueError, match="text_tokenizer: was made with options .*; remove"):
+    train.text_tokenizer.run(dataclasses.replace(CONFIG, text=c.Text(vocab_size=400)), tmp_path)
+
+
+def test_another_runs_tokenizer(tmp_path):
+  """--init.from takes its text tokenizer, so that the decoder's ids keep their meaning."""
+  old = train.text_tokenizer.run(CONFIG, tmp_path / "old")
+  tuned = dataclasses.replace(CONFIG, data=c.Scenes(train_examples=3), init=c.Init(source=str(tmp_path / "old")))
+  assert train.text_tokenizer.run(tuned, tmp_path / "new").fingerprint == old.fingerprint
+  assert train.text_tokenizer.run(tuned, tmp_path / "new").fingerprint == old.fingerprint
+  train.text_tokenizer.run(dataclasses.replace(CONFIG, text=c.Text(vocab_size=310)), tmp_path / "third")
+  with pytest.raises(ValueError, match="third.*was made with sha256"):
+    train.text_tokenizer.run(tuned, tmp_path / "third")
+  missing = dataclasses.replace(tuned, init=c.Init(source=str(tmp_path / "none")))
+  with pytest.raises(ValueError, match="none/text_tokenizer: no text tokenizer"):
+    train.text_tokenizer.run(missing, tmp_path / "fourth")
+
+
+def test_fewer_captions(tmp_path):
+  """max_captions takes some records from everywhere, not the first ones."""
+  counts = {"captions": 0}
+  few = dataclasses.replace(CONFIG, data=c.Scenes(train_examples=500), text=c.Text(max_captions=20))
+  found = list(train.text_tokenizer.chosen(few, counts))
+  assert len(found) == counts["captions"] == 20
+  source = train.text_tokenizer.open_source(few.data, "train")
+  first = {text for i in range(50) for text in source[i].captions}
+  assert not set(found) <= first
+
+
+def test_pictures_alone_and_bad_ones(tmp_path, capsys, fake_image):
+  """A folder without text gets a tokenizer of bytes; a broken picture stops, or is left out and named."""
+  folder = tmp_path / "pictures"
+  folder.mkdir()
+  for n in range(6):
+    Image.fromarray(np.full((16, 16, 3), 40 * n, np.uint8)).save(folder / f"{n}.png")
+  (folder / "3.png").write_bytes(b"no picture")
+  config = dataclasses.replace(CONFIG, data=c.ImageFolder(path=str(folder), image_size=16))
+  work = tmp_path / "work"
+  assert train.text_tokenizer.run(config, work).size == 257
+  assert "bytes alone" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="3.png"):
+    train.encode.run(config, work)
+  assert read_manifest(work / "codes" / "train")["records"] == 3 and not (work / "vocab.json").exists()
+  skipping = dataclasses.replace(config, data=dataclasses.replace(config.data, on_bad="skip"))
+  assert c.difference(config, skipping) is None   # the same workdir goes on
+  train.encode.run(skipping, work)
+  shards = CodeShards(work / "codes" / "train")
+  assert [shards[i].key for i in range(len(shards))] == ["0.png", "1.png", "2.png", "4.png", "5.png"]
+  assert [one["where"] for one in shards.manifest["skipped"]] == ["3.png"] and set(shards.manifest["skipped"][0]) == {"where", "problem", "remedy"}
+  assert "1 left out" in capsys.readouterr().out

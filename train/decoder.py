@@ -1,0 +1,69 @@
+"""Trains the decoder of a run: python -m train.decoder --config configs/NAME.py --workdir DIR."""
+import functools
+from collections.abc import Callable
+
+import jax
+from etils import epath
+
+from train.image_tokenizer import frozen_part
+from train.loop import fit
+from unitok.checkpoint import Checkpoints, load_meta
+from unitok.config import Config
+from unitok.data.pipeline import batches, task_names
+from unitok.data.shards import CodeShards
+from unitok.metrics import open_writers
+from unitok.optim import optimizer
+from unitok.run import check_vocabulary, load_decoder_weights, read_vocabulary
+from unitok.sharding import create, make_mesh, place
+from unitok.steps import Language, TrainState, compute_dtype, decoder_state, decoder_step
+from unitok.vocab import Vocabulary
+
+STAGE = "decoder"
+
+
+def run(config: Config, workdir, on_sample: Callable | None = None):
+  """Trains, or goes on, until workdir/decoder holds step `train.steps`.
+
+  on_sample(model, vocabulary, step, params) draws with the averaged weights every `sample_every` steps.
+  """
+  options, workdir = config.decoder, epath.Path(workdir)
+  vocabulary = read_vocabulary(workdir)
+  with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
+    if checkpoints.latest() is not None:
+      check_vocabulary(load_meta(checkpoints.folder)[0], vocabulary, checkpoints.folder)
+    if checkpoints.latest() == options.train.steps:
+      print(f"{STAGE}: already trained to step {options.train.steps} in {checkpoints.folder}")
+      return
+    mesh = make_mesh(config.mesh)
+    seed = jax.random.fold_in(jax.random.key(config.seed), 2)
+    documents = batches(CodeShards(workdir / "codes" / "train"), vocabulary, options, config.seed)
+    model = Language(options, vocabulary.size, tuple(task_names(options, vocabulary)), compute_dtype(config.compute_dtype))
+    frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
+    tx = optimizer(options.train, frozen)
+    state = create(functools.partial(decoder_state, model, tx), mesh, seed)
+    if config.init.source and checkpoints.latest() is None:
+      state = place(start_from(state, config.init.source, model, vocabulary), mesh)
+    sample = on_sample and (lambda step, s: on_sample(model, vocabulary, step, s.extra["average"]))
+    writer = open_writers(config, workdir, STAGE)
+    try:
+      fit(state=state, step_fn=functools.partial(decoder_step, model, tx), batches=documents, train=options.train,
+          checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1), on_sample=sample,
+          examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh,
+          meta={"vocabulary": vocabulary.fingerprint})
+    finally:
+      documents.close()
+      writer.close()
+
+
+def start_from(state: TrainState, source, model: Language, vocabulary: Vocabulary) -> TrainState:
+  """`state` with the averaged weights of another run's decoder. ValueError where shapes or vocabulary differ."""
+  try:
+    params, _ = load_decoder_weights(source, model, vocabulary)
+  except ValueError as error:
+    raise ValueError(f"init.from: {error}") from None
+  return state._replace(params=params, extra={"average": jax.tree.map(jax.numpy.copy, params)})
+
+
+if __name__ == "__main__":
+  from train.stage import main
+  main(run)

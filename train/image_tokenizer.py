@@ -1,0 +1,251 @@
+"""Trains the image tokenizer of a run: python -m train.image_tokenizer --config configs/NAME.py --workdir DIR."""
+import collections
+import functools
+import io
+import os
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from train.loop import fit
+from unitok.checkpoint import Checkpoints
+from unitok.config import Config
+from unitok.data.record import BadRecord, Source
+from unitok.data.sources import open_source
+from unitok.metrics import open_writers, usage
+from unitok.models.autoencoder import check
+from unitok.optim import frozen_mask, optimizer
+from unitok.run import image_modality, load_tokenizer_weights
+from unitok.sharding import create, make_mesh, place
+from unitok.steps import Tokenizer, TrainState, compute_dtype, tokenizer_state, tokenizer_step
+
+STAGE = "image_tokenizer"
+CACHE_BYTES = 4 << 30
+"""Decoded pictures kept in memory."""
+VALIDATION = 1_000
+"""Pictures of the last line's PSNR and usage."""
+
+
+def run(config: Config, workdir):
+  """Trains, or goes on, until workdir/image_tokenizer holds step `train.steps`."""
+  options, workdir = config.image_tokenizer, epath.Path(workdir)
+  check(options, config.data.image_size)
+  with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
+    if checkpoints.latest() == options.train.steps:
+      print(f"{STAGE}: already trained to step {options.train.steps} in {checkpoints.folder}")
+      return
+    mesh = make_mesh(config.mesh)
+    seed = jax.random.key(config.seed)
+    tokenizer = Tokenizer(options, compute_dtype(config.compute_dtype))
+    frozen, whole = frozen_part(config.init.frozen, jax.eval_shape(tokenizer.init, seed)[0], STAGE)
+    if frozen and frozen.get("quantizer") and all(jax.tree.leaves(frozen["quantizer"])):
+      tokenizer.quantizer = tokenizer.quantizer._replace(update=_keep_codebook(tokenizer.quantizer.update))
+    tx = optimizer(options.train, frozen)
+    state = create(functools.partial(tokenizer_state, tokenizer, tx), mesh, seed)
+    if whole and not config.init.source:
+      raise ValueError("init.frozen: freezes the whole image tokenizer, but there is nothing to start from; set --init.from")
+    if config.init.source and checkpoints.latest() is None:
+      state = place(start_from(state, config.init.source, tokenizer), mesh)
+    pictures = Pictures(open_source(config.data, "train"), config.data.image_size, options.train.batch_size, config.seed,
+                        config.data.on_bad)
+    shown = first_pictures(config, 8)
+    writer = open_writers(config, workdir, STAGE)
+    try:
+      if whole:   # nothing to learn: the other run's tokenizer to the last bit, so its decoders go on fitting
+        state = state._replace(step=state.step + options.train.steps)
+        checkpoints.save(options.train.steps, state, pictures)
+        checkpoints.wait()
+      else:
+        state = fit(state=state, step_fn=functools.partial(tokenizer_step, tokenizer, tx), batches=pictures,
+                    train=options.train, checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
+                    on_sample=lambda step, s: save_strip(workdir, step, modality(tokenizer, s, config), shown),
+                    examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh)
+      figures = validate(modality(tokenizer, state, config), config)
+      writer.write(options.train.steps, figures)
+    finally:
+      pictures.close()
+      writer.close()
+    left_out = f"; {len(pictures.bad)} bad pictures left out" if pictures.bad else ""
+    print(f"{STAGE}: validation PSNR {figures['val/psnr_db']:.2f} dB, {figures['val/codebook_usage']:.1%} of "
+          f"{tokenizer.codebook_size} codes in use, perplexity {figures['val/codebook_perplexity']:.0f}, over "
+          f"{figures['val/pictures']} pictures{left_out}")
+
+
+def start_from(state: TrainState, source, tokenizer: Tokenizer) -> TrainState:
+  """`state` with the averaged weights and the codebook of another run's tokenizer. ValueError where shapes differ."""
+  try:
+    params, quantizer = load_tokenizer_weights(source, tokenizer)
+  except ValueError as error:
+    raise ValueError(f"init.from: {error}") from None
+  return state._replace(params=params, extra={"average": jax.tree.map(jax.numpy.copy, params), "quantizer": quantizer})
+
+
+def frozen_part(patterns: tuple[str, ...], params, stage: str):
+  """(mask of the frozen parameters of this stage or None, whether that is all of them).
+
+  Paths begin with the stage, "image_tokenizer/encoder/…", "decoder/layers/…". A pattern that begins with the other
+  stage's name is that stage's business; ValueError for another that matches nothing here.
+  """
+  other = ({"image_tokenizer", "decoder"} - {stage}).pop()
+  mine = tuple(p for p in patterns if not re.match(rf"\^?{other}\b", p))
+  if not mine:
+    return None, False
+  mask = frozen_mask({stage: params}, mine)[stage]
+  return mask, all(jax.tree.leaves(mask))
+
+
+def _keep_codebook(update):
+  """A quantizer's update that counts uses and moves no code."""
+  def counting(params, state, z, codes, step, key, options):
+    _, new, _ = update(params, state, z, codes, 0 * step, key, options)
+    return params, {**state, "counts": new["counts"]}, jax.numpy.zeros((), jax.numpy.int32)
+  return counting
+
+
+def modality(tokenizer: Tokenizer, state: TrainState, config: Config):
+  """The tokenizer with the weights averaged so far."""
+  return image_modality(tokenizer, state.extra["average"], state.extra["quantizer"], config.data.image_size)
+
+
+class Pictures:
+  """Endless batches u8[b s s 3] of a source's pictures, shuffled anew each epoch by (seed, epoch).
+
+  Batch n depends on the source, the seed and n alone, so the position is one number. Pictures are decoded once, in
+  the background, as far as CACHE_BYTES reach. A record without a picture, or a bad one where on_bad is "skip",
+  gives its place to the next; BadRecord where it is "stop".
+  """
+
+  def __init__(self, source: Source, side: int, batch_size: int, seed: int, on_bad: str = "stop"):
+    if not len(source):
+      raise ValueError("image_tokenizer: the training split has no records; check data.path")
+    self.source, self.batch_size, self.seed, self.on_bad = source, batch_size, seed, on_bad
+    kept = min(len(source), CACHE_BYTES // (side * side * 3))
+    self.cache, self.cached = np.empty((kept, side, side, 3), np.uint8), np.zeros(kept, bool)
+    self.bad: dict[int, BadRecord] = {}
+    self.without = np.zeros(len(source), bool)   # no picture there, or a bad one
+    self.step, self.orders = 0, {}
+    workers = min(8, max(1, (os.cpu_count() or 2) // 2))
+    self.pool, self.ahead = ThreadPoolExecutor(workers), workers + 1
+    self.waiting: collections.deque[Future] = collections.deque()
+
+  def __iter__(self):
+    return self
+
+  def __next__(self) -> np.ndarray:
+    while len(self.waiting) < self.ahead:
+      self.waiting.append(self.pool.submit(self.batch, self.step + len(self.waiting)))
+    batch = self.waiting.popleft().result()
+    self.step += 1
+    self.waiting.append(self.pool.submit(self.batch, self.step + len(self.waiting)))
+    return batch
+
+  def get_state(self) -> dict:
+    return {"step": self.step}
+
+  def set_state(self, state: dict):
+    for future in self.waiting:
+      future.cancel()
+    self.waiting.clear()
+    self.step = int(state["step"])
+
+  def close(self):
+    self.pool.shutdown(wait=True, cancel_futures=True)
+
+  def indices(self, step: int) -> np.ndarray:
+    """The records of batch `step`, before bad ones give way."""
+    at = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+    epochs, places = np.divmod(at, len(self.source))
+    return np.concatenate([self._order(e)[places[epochs == e]] for e in range(epochs[0], epochs[-1] + 1)])
+
+  def _order(self, epoch: int) -> np.ndarray:
+    order = self.orders.get(epoch)
+    if order is None:
+      order = np.random.default_rng((self.seed, epoch)).permutation(len(self.source))
+      self.orders = {**{e: o for e, o in list(self.orders.items()) if abs(e - epoch) < 2}, epoch: order}
+    return order
+
+  def batch(self, step: int) -> np.ndarray:
+    at = self.indices(step)
+    if at.max() < len(self.cached) and self.cached[at].all():
+      return self.cache[at]
+    return np.stack([self._picture(int(i)) for i in at])
+
+  def _picture(self, index: int) -> np.ndarray:
+    for _ in range(len(self.source)):
+      if not self.without[index] and (picture := self._read(index)) is not None:
+        return picture
+      index = (index + 1) % len(self.source)
+    first = f", the first because {next(iter(self.bad.values()))}" if self.bad else ""
+    raise ValueError(f"image_tokenizer: the training split has no usable picture{first}")
+
+  def _read(self, index: int) -> np.ndarray | None:
+    if index < len(self.cached) and self.cached[index]:
+      return self.cache[index]
+    try:
+      picture = self.source[index].image
+    except BadRecord as error:
+      if self.on_bad == "stop":
+        raise
+      self.bad[index], picture = error, None
+    if picture is None:
+      self.without[index] = True
+    elif index < len(self.cached):
+      self.cache[index] = picture
+      self.cached[index] = True
+    return picture
+
+
+def some_pictures(source: Source, count: int, on_bad: str) -> list[np.ndarray]:
+  """The first `count` pictures of a source, bad ones left out or raised as on_bad says."""
+  out = []
+  for index in range(len(source)):
+    if len(out) == count:
+      break
+    try:
+      picture = source[index].image
+    except BadRecord:
+      if on_bad == "stop":
+        raise
+      continue
+    if picture is not None:
+      out.append(picture)
+  return out
+
+
+def first_pictures(config: Config, count: int) -> np.ndarray:
+  """u8[n s s 3]: the first validation pictures; training pictures where there is no validation split."""
+  for split in ("val", "train"):
+    source = open_source(config.data, split)
+    if found := some_pictures(source, count, config.data.on_bad):
+      return np.stack(found)
+  raise ValueError("data: neither the validation nor the training split has a usable picture")
+
+
+def validate(image, config: Config) -> dict:
+  """PSNR (of the mean squared error over all pictures) and codebook use on the first VALIDATION pictures."""
+  pixels = first_pictures(config, VALIDATION)
+  codes = image.encode(pixels)
+  error = np.mean((image.decode(codes).astype(np.float32) - pixels) ** 2)
+  used = usage(jax.numpy.bincount(codes.ravel(), length=image.codebook_size).astype(np.float32))
+  return {"val/psnr_db": float(-10 * np.log10(max(error, 1e-6) / 255**2)), "val/pictures": len(pixels),
+          "val/codebook_usage": float(used["usage"]), "val/codebook_perplexity": float(used["perplexity"])}
+
+
+def save_strip(workdir, step: int, image, pixels: np.ndarray):
+  """Originals over reconstructions: workdir/report/samples/image_tokenizer_STEP.png."""
+  rows = [pixels, image.decode(image.encode(pixels))]
+  strip = np.concatenate([np.concatenate(list(row), 1) for row in rows])
+  content = io.BytesIO()
+  Image.fromarray(strip).save(content, "PNG")
+  folder = epath.Path(workdir) / "report" / "samples"
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / f"{STAGE}_{step:06d}.png").write_bytes(content.getvalue())
+
+
+if __name__ == "__main__":
+  from train.stage import main
+  main(run)

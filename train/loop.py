@@ -1,0 +1,196 @@
+"""The one training loop: resumes, steps, logs, saves, samples, and stops cleanly."""
+import contextlib
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import rich.console
+import rich.progress
+
+from unitok import config
+from unitok.checkpoint import Checkpoints
+from unitok.metrics import Mean, Writers
+from unitok.sharding import check_batch, make_mesh, place, place_batch
+
+
+class Interrupted(SystemExit):
+  """A signal ended the run after its checkpoint was written, and said so on stderr.
+
+  Uncaught it ends the program with `code`, the shell's 128 + signal: 130 for SIGINT, 143 for SIGTERM.
+  """
+
+  def __init__(self, number: int, message: str):
+    super().__init__(128 + number)
+    self.message = message
+
+
+def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: Checkpoints, writer: Writers, key,
+        examples_per_step: float, title: str, on_sample: Callable | None = None, mesh=None, meta: dict | None = None):
+  """Trains `state` up to step `train.steps`, from the newest checkpoint where there is one -> the last state.
+
+  step_fn(state, batch, key) -> (state, metrics): pure; the key is `key` folded with the step, metrics are scalars or
+  Means. batches: an endless iterator with get_state() and set_state(). on_sample(step, state) is called every
+  `sample_every` steps and at the end. `state` is used up (donated). meta is kept in each checkpoint.
+  Interrupted after SIGINT or SIGTERM, a checkpoint written (a second signal stops at once).
+  ValueError where the loss or the weights stop being finite; no such weights are ever saved.
+  """
+  mesh = make_mesh() if mesh is None else mesh
+  check_batch(train.batch_size, mesh, f"{title}.train.batch_size")
+  state = place(state, mesh)
+  restored = checkpoints.restore_latest(state, batches)
+  if restored:
+    state, first = restored.state, restored.step
+  else:
+    first = 0
+  writer.resume(first)
+  places = jax.tree.map(lambda x: x.sharding, state)
+  advance = jax.jit(lambda s, batch, k: step_fn(s, batch, jax.random.fold_in(k, s.step)),
+                    donate_argnums=0, out_shardings=(places, None))
+  finite = jax.jit(lambda params: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
+  meter = Meter(title, writer, first, train.steps, train.log_every, examples_per_step)
+
+  def broken(step: int, what: str):
+    last = checkpoints.latest()
+    kept = f"the last good checkpoint is step {last} in {checkpoints.folder}" if last is not None else "there is no checkpoint yet"
+    return ValueError(f"{title}: {what} at step {step}; {kept}; train in a new workdir with a lower "
+                      f"{title}.train.learning_rate (now {train.learning_rate:g}) or more warmup_steps")
+
+  def settle(pending):
+    """A step's metrics, once the next step is under way."""
+    step, metrics = pending
+    metrics = jax.device_get(metrics)
+    if not math.isfinite(metrics["loss"]):
+      raise broken(step, f"the loss is {float(metrics['loss'])}")
+    meter.add(step, metrics)
+
+  def save(step: int):
+    if not finite(state.params):
+      raise broken(step, "a weight is no longer finite")
+    checkpoints.save(step, state, batches, meta)
+
+  with signals() as caught, meter:
+    pending, step = None, first
+    while step < train.steps:
+      state, metrics = advance(state, place_batch(next(batches), mesh), key)
+      step += 1
+      if pending:
+        settle(pending)
+      pending = (step, metrics)
+      stop, last = caught(), step == train.steps
+      due = step % train.save_every == 0
+      sample = on_sample and (step % train.sample_every == 0 or last)
+      if stop or last or due or sample:
+        settle(pending)
+        pending = None
+      if stop or last or due:
+        with meter.paused():
+          save(step)
+      if stop:
+        checkpoints.wait()
+        message = (f"{title}: stopped at step {step} of {train.steps}, saved in {checkpoints.folder}; "
+                   "the same command goes on from there")
+        meter.bar.stop()
+        print(message, file=sys.stderr, flush=True)
+        raise Interrupted(stop, message)
+      if sample:
+        with meter.paused():
+          on_sample(step, state)
+    checkpoints.wait()
+  return state
+
+
+@contextlib.contextmanager
+def signals():
+  """While inside, SIGINT and SIGTERM are noted: yields a function that gives the signal's number or 0.
+
+  A second one raises KeyboardInterrupt. Outside the main thread nothing is caught.
+  """
+  seen: list[int] = []
+
+  def note(number, frame):
+    if seen:
+      raise KeyboardInterrupt
+    seen.append(number)
+
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda: 0
+    return
+  before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield lambda: seen[0] if seen else 0
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+class Meter:
+  """Means over the interval since the last line, to the writers and to the screen."""
+
+  def __init__(self, title: str, writer: Writers, first: int, steps: int, every: int, examples_per_step: float):
+    self.title, self.writer, self.steps, self.every = title, writer, steps, every
+    self.examples, self.sums, self.said = examples_per_step, {}, ""
+    self.since, self.since_step, self.printed = None, first, -math.inf
+    console = rich.console.Console()
+    self.bar = rich.progress.Progress(
+        "{task.description}", rich.progress.BarColumn(24), "{task.completed}/{task.total}", "{task.fields[said]}",
+        console=console, transient=True, disable=not console.is_terminal)
+    self.row = self.bar.add_task(title, total=steps, completed=first, said="compiling")
+
+  def __enter__(self):
+    self.bar.start()
+    return self
+
+  def __exit__(self, *error):
+    self.bar.stop()
+    if self.said and not error[0]:
+      print(f"{self.title}: step {self.steps}, {self.said}", flush=True)
+
+  @contextlib.contextmanager
+  def paused(self):
+    """Time inside counts neither for speed nor for time left."""
+    start = time.perf_counter()
+    yield
+    if self.since is not None:
+      self.since += time.perf_counter() - start
+
+  def add(self, step: int, metrics: dict):
+    """The metrics of one step (numpy scalars, or Means)."""
+    if self.since is None:   # the first step compiled, which says nothing about the speed
+      self.since, self.since_step = time.perf_counter(), step
+    for name, value in metrics.items():
+      value = value if isinstance(value, Mean) else Mean(value, 1)
+      self.sums[name] = self.sums[name] + value if name in self.sums else value
+    if step % self.every == 0 or step == self.steps:
+      self._line(step)
+    self.bar.update(self.row, completed=step)
+
+  def _line(self, step: int):
+    now = time.perf_counter()
+    values = {name: mean.value() for name, mean in self.sums.items() if float(mean.count)}
+    self.said = text = describe(values)
+    if step > self.since_step:
+      rate = (step - self.since_step) / max(now - self.since, 1e-9)   # steps a second
+      values["examples_per_second"], left = rate * self.examples, (self.steps - step) / rate
+      text += f", {values['examples_per_second']:.0f} examples/s, {left // 60:.0f}:{left % 60:02.0f} left"
+    self.writer.write(step, values)
+    self.sums, self.since, self.since_step = {}, now, step
+    self.bar.update(self.row, said=text)
+    if self.bar.disable and now - self.printed > 5 and step < self.steps:
+      print(f"{self.title}: step {step}/{self.steps}, {text}", flush=True)
+      self.printed = now
+
+
+def describe(values: dict[str, float]) -> str:
+  """"loss 1.23 (text_to_image/image 1.20, infill/image 1.30), 24.1 dB"."""
+  tasks = ", ".join(f"{name[5:]} {value:.2f}" for name, value in values.items() if name.startswith("loss/"))
+  text = f"loss {values['loss']:.3f}" + (f" ({tasks})" if tasks else "")
+  if "psnr_db" in values:
+    text += f", {values['psnr_db']:.1f} dB"
+  if "codebook_usage" in values:
+    text += f", {values['codebook_usage']:.0%} of codes used"
+  return text

@@ -1,0 +1,105 @@
+"""What all entry points share besides the loop: the command line, the workdir, and how errors end.
+
+    python -m train.NAME --config configs/FILE.py --workdir DIR [--data.path … any field] [--debug]
+"""
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable
+
+from etils import epath
+
+from unitok import config as c
+from unitok.data.shards import write_json
+
+USAGE = "usage: python -m {module} --config FILE --workdir DIR [--FIELD VALUE …] [--debug]; --help lists the fields"
+
+
+def parse(argv: list[str], module: str = "train.STAGE") -> tuple[c.Config, str, bool]:
+  """(config with its overrides, workdir, debug). ValueError where the command line or the config file is at fault."""
+  own, rest, words = {}, [], list(argv)
+  debug = "--debug" in words
+  while words:
+    word = words.pop(0)
+    name, _, value = word.partition("=")
+    if name in ("--config", "--workdir"):
+      if not value and (not words or words[0].startswith("--")):
+        raise ValueError(f"{name}: needs a value; {USAGE.format(module=module)}")
+      own[name] = value or words.pop(0)
+    elif word != "--debug":
+      rest.append(word)
+  asks = any(word in ("--help", "-h") for word in rest)
+  if asks:
+    print(USAGE.format(module=module) + "\n")
+  for name in ("--config", "--workdir"):
+    if name not in own and not asks:
+      raise ValueError(f"{name} is missing; {USAGE.format(module=module)}")
+  config = c.load(own["--config"]) if "--config" in own else c.Config()
+  return c.override(config, rest), own.get("--workdir", ""), debug
+
+
+def open_workdir(workdir, config: c.Config) -> epath.Path:
+  """The run's folder, with its config.json written the first time.
+
+  ValueError where the folder belongs to another config: it names the first field that differs and the remedy.
+  """
+  workdir = epath.Path(workdir)
+  path = workdir / "config.json"
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f"{workdir}: is a file; name a folder with --workdir")
+  if not path.exists():
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, c.to_json(config))
+    return workdir
+  try:
+    old = c.from_json(json.loads(path.read_text()))
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(f"{path}: cannot be read ({error}); use another --workdir, or the version that made it") from None
+  change = c.difference(old, config)
+  if change:
+    raise ValueError(f"{workdir}: made with another config ({change}); use another --workdir, or set that field back")
+  return workdir
+
+
+def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None = None) -> None:
+  """`run(config, workdir)` of a stage as a program: ends with 0, 2 for an error told in one line, 130 for Ctrl-C."""
+  argv = sys.argv[1:] if argv is None else argv
+  module = getattr(sys.modules.get(run.__module__), "__spec__", None)
+  module = module.name if module else run.__module__
+  try:
+    config, workdir, _ = parse(argv, module)
+    run(config, open_workdir(workdir, config))
+  except KeyboardInterrupt:
+    _say("stopped; the same command goes on from here")
+    raise SystemExit(130) from None
+  except (ValueError, OSError, ImportError) as error:
+    if "--debug" in argv:
+      raise
+    _say(message(error))
+    raise SystemExit(2) from None
+  except Exception as error:
+    if not _disk_full(error) or "--debug" in argv:
+      raise   # not foreseen: the traceback says more than a line
+    _say(message(error))
+    raise SystemExit(2) from None
+
+
+def message(error: BaseException) -> str:
+  """One line: what went wrong and, where the system says it, with which file."""
+  if _disk_full(error):
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return f"{where}the disk is full; what is finished stays: make room and give the same command again"
+  if isinstance(error, OSError) and error.strerror:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror.lower()}; check the path and its rights"
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+def _disk_full(error: BaseException) -> bool:
+  codes = (errno.ENOSPC, errno.EDQUOT)
+  return getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes)
+
+
+def _say(line: str) -> None:
+  print(f"unitok: {line}", file=sys.stderr, flush=True)

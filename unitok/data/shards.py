@@ -1,0 +1,270 @@
+"""Code shards: every record encoded once, into ArrayRecord files beside a manifest.
+
+    codes/train/  00000.array_record  00001.array_record  …  manifest.json
+
+A shard is written under another name and renamed when it is whole; then the manifest, which alone says what is
+there, is replaced. So a stopped encoding goes on behind the last shard, whatever stopped it.
+"""
+import collections
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from etils import epath
+
+from unitok.data.record import BadRecord, Record, Source
+from unitok.modalities import ImageModality, TextModality
+from unitok.objectives.codes import Codes
+
+MANIFEST = "manifest.json"
+COUNTS = ("records", "with_text", "with_image", "with_both")
+EMPTY = {"source": {}, "fingerprints": {}, "finished": False, "next_index": 0, **dict.fromkeys(COUNTS, 0),
+         "longest_text": 0, "grid": [0, 0], "shards": [], "skipped": []}
+"""A manifest's fields. next_index: where in the source encoding goes on; longest_text, grid: codes, the largest."""
+
+
+def write_json(path, value: Any) -> None:
+  """A JSON file that is there whole or not at all."""
+  path = epath.Path(path)
+  new = path.parent / f"{path.name}.new"
+  try:
+    new.write_text(json.dumps(value, indent=1) + "\n")
+    new.replace(path)
+  except OSError:
+    new.unlink(missing_ok=True)
+    raise
+
+
+def read_manifest(folder) -> dict:
+  """The manifest of a folder of shards, `EMPTY` where there is none. ValueError where it is damaged."""
+  path = epath.Path(folder) / MANIFEST
+  if not path.exists():
+    return json.loads(json.dumps(EMPTY))
+  try:
+    manifest = json.loads(path.read_text())
+    return {name: manifest[name] for name in EMPTY}
+  except (ValueError, KeyError, TypeError):
+    raise ValueError(f"{path}: damaged; remove {folder} and encode again") from None
+
+
+def pack(codes: Codes) -> bytes:
+  """A record: key, the picture's codes (shape, type, bytes) and the captions'. `unpack` is its inverse."""
+  image = None if codes.image is None else [*codes.image.shape, *_small(codes.image)]
+  return msgpack.packb({"key": codes.key, "image": image, "text": [_small(text) for text in codes.text]})
+
+
+def unpack(record: bytes) -> Codes:
+  value = msgpack.unpackb(record)
+  image = value["image"]
+  if image is not None:
+    image = _large(*image[2:]).reshape(image[:2])
+  return Codes(tuple(_large(*text) for text in value["text"]), image, value["key"])
+
+
+def _small(codes: np.ndarray) -> tuple[str, bytes]:
+  """Little-endian bytes of two or four a code."""
+  kind = "<u2" if not codes.size or codes.max() < 2**16 else "<u4"
+  return kind, codes.astype(kind).tobytes()
+
+
+def _large(kind: str, content: bytes) -> np.ndarray:
+  return np.frombuffer(content, {"<u2": "<u2", "<u4": "<u4"}[kind]).astype(np.int32)
+
+
+def write_shards(folder, source: Source, text: TextModality, image: ImageModality | None, fingerprints: dict[str, str],
+                 on_bad: str = "stop", batch_size: int = 64, shard_size: int = 4096,
+                 progress: Callable[[int, int], None] | None = None, description: dict | None = None) -> dict:
+  """Encodes what of a source is not in `folder` yet -> the manifest.
+
+  fingerprints: of the tokenizers, kept in the manifest; description: of the source, to notice that it is another
+  one; progress(done, of): after each batch. A thread reads pictures while others are encoded, and `image.encode`
+  always gets batch_size of them (the last with zeros at the end), so that it compiles once.
+  ValueError where the folder was made by other tokenizers or from another source; BadRecord with on_bad "stop";
+  OSError where the disk is full. A bad record and Ctrl-C close the shard at hand; what is finished always stays.
+  """
+  folder, manifest, shard = epath.Path(folder), read_manifest(folder), None
+  description = json.loads(json.dumps({**(description or {}), "records": len(source)}))
+  _check_same(folder, manifest, fingerprints, description)
+  manifest.update(fingerprints=dict(fingerprints), source=description)
+  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    for batch in _read_ahead(source, manifest["next_index"], batch_size):
+      good, skipped, error, following = _divide(batch, on_bad)
+      codes = list(_encode(good, text, image, batch_size))
+      shard = shard or _Shard(folder, manifest)
+      shard.add(codes, skipped, following)
+      if error:
+        raise error
+      if progress:
+        progress(following, len(source))
+      if shard.counts["records"] >= shard_size:
+        manifest, shard = shard.finish(), None
+  except (BadRecord, KeyboardInterrupt):
+    if shard and shard.writer.is_open():
+      shard.finish()
+    raise
+  except BaseException:
+    if shard:
+      shard.new.unlink(missing_ok=True)
+    raise
+  manifest = shard.finish() if shard else manifest
+  manifest["finished"] = True
+  write_json(folder / MANIFEST, manifest)
+  return manifest
+
+
+def _check_same(folder, manifest: dict, fingerprints: dict[str, str], description: dict) -> None:
+  remedy = f"remove {folder} to encode again, or use another workdir"
+  if not manifest["fingerprints"]:
+    return
+  for name in fingerprints.keys() | manifest["fingerprints"].keys():
+    old, new = manifest["fingerprints"].get(name), fingerprints.get(name)
+    if old != new:
+      raise ValueError(f"{folder}: its shards were made by the {name} tokenizer {old}, not by {new}; {remedy}")
+  for name in description.keys() | manifest["source"].keys():
+    old, new = manifest["source"].get(name), description.get(name)
+    if old != new:
+      raise ValueError(f"{folder}: its shards are from a source with {name} {old!r}, not {new!r}; {remedy}")
+
+
+def _read_ahead(source: Source, start: int, batch_size: int) -> Iterator[list[tuple[int, Record | BadRecord]]]:
+  """(index, record or what is wrong with it) from `start` on, in batches; a thread reads up to three of them ahead."""
+  def read(first):
+    return [(index, _read(source, index)) for index in range(first, min(first + batch_size, len(source)))]
+  pending, thread = collections.deque(), ThreadPoolExecutor(1)
+  try:
+    for first in range(start, len(source), batch_size):
+      pending.append(thread.submit(read, first))
+      if len(pending) > 3:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
+  finally:
+    thread.shutdown(cancel_futures=True)
+
+
+def _read(source: Source, index: int) -> Record | BadRecord:
+  try:
+    return source[index]
+  except BadRecord as error:
+    return error
+
+
+def _divide(batch, on_bad: str) -> tuple[list[Record], list[BadRecord], BadRecord | None, int]:
+  """(good, skipped, the one to stop at, the index to go on at)."""
+  good, skipped = [], []
+  for index, record in batch:
+    if isinstance(record, Record):
+      good.append(record)
+    elif on_bad == "skip":
+      skipped.append(record)
+    else:
+      return good, skipped, record, index
+  return good, skipped, None, batch[-1][0] + 1
+
+
+def _encode(records: list[Record], text: TextModality, image: ImageModality | None, batch_size: int) -> Iterator[Codes]:
+  """Pictures in one call of batch_size, zeros behind them; empty captions are left out."""
+  with_image = [record for record in records if record.image is not None] if image else []
+  pictures = iter(())
+  if with_image:
+    pixels = np.zeros((batch_size, *with_image[0].image.shape), np.uint8)
+    pixels[:len(with_image)] = [record.image for record in with_image]
+    pictures = iter(image.encode(pixels))
+  for record in records:
+    captions = tuple(codes for codes in map(text.encode, record.captions) if codes.size)
+    yield Codes(captions, next(pictures) if image and record.image is not None else None, record.key)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: epath.Path):
+  """The C++ writer's RuntimeError for a full or broken disk -> OSError, with the unfinished file removed."""
+  try:
+    yield
+  except RuntimeError as error:
+    path.unlink(missing_ok=True)
+    code = next((code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(code) in str(error)), errno.EIO)
+    raise OSError(code, os.strerror(code), os.fspath(path)) from None
+
+
+class _Shard:
+  """The shard being written."""
+
+  def __init__(self, folder: epath.Path, manifest: dict):
+    self.folder, self.manifest, self.name = folder, manifest, f"{len(manifest['shards']):05d}.array_record"
+    self.counts = dict.fromkeys(COUNTS, 0)
+    self.changes = {name: manifest[name] for name in ("next_index", "longest_text", "grid")}
+    self.skipped, self.new = [], folder / f"{self.name}.new"
+    self.writer = ArrayRecordWriter(os.fspath(self.new), "group_size:1")
+
+  def add(self, codes: list[Codes], skipped: list[BadRecord], next_index: int) -> None:
+    with _disk_errors(self.new):
+      for one in codes:
+        self.writer.write(pack(one))
+    has = [(bool(one.text), one.image is not None) for one in codes]
+    more = len(has), sum(text for text, _ in has), sum(image for _, image in has), has.count((True, True))
+    longest = max([self.changes["longest_text"], *(len(text) for one in codes for text in one.text)])
+    shapes = [self.changes["grid"], *(one.image.shape for one in codes if one.image is not None)]
+    self.counts = {name: self.counts[name] + n for name, n in zip(COUNTS, more)}
+    self.skipped += [{"where": b.where, "problem": b.problem, "remedy": b.remedy} for b in skipped]
+    self.changes = {"next_index": next_index, "longest_text": longest, "grid": [max(side) for side in zip(*shapes)]}
+
+  def finish(self) -> dict:
+    """The file under its name, then the manifest with it -> the manifest."""
+    with _disk_errors(self.new):
+      self.writer.close()
+    manifest = {**self.manifest, **self.changes, "skipped": self.manifest["skipped"] + self.skipped}
+    manifest |= {name: self.manifest[name] + n for name, n in self.counts.items()}
+    if self.counts["records"]:
+      self.new.replace(self.folder / self.name)
+      manifest["shards"] = [*self.manifest["shards"], {"name": self.name, "records": self.counts["records"]}]
+    else:
+      self.new.unlink()
+    write_json(self.folder / MANIFEST, manifest)
+    return manifest
+
+
+class CodeShards:
+  """Random access to a finished folder of shards: `shards[i]` -> Codes, in the order of the source."""
+
+  def __init__(self, folder):
+    """ValueError where the encoding was not finished, or a shard is missing or damaged."""
+    self.folder, self.manifest = epath.Path(folder), read_manifest(folder)
+    if not self.manifest["finished"]:
+      raise ValueError(f"{folder}: not encoded to the end; run python -m train.encode, which goes on where it stopped")
+    self.fingerprints: dict[str, str] = self.manifest["fingerprints"]
+    self._ends = np.cumsum([shard["records"] for shard in self.manifest["shards"]], dtype=np.int64)
+    self._readers: dict[int, ArrayRecordReader] = {}
+    for shard in self.manifest["shards"]:
+      if not (self.folder / shard["name"]).exists():
+        raise ValueError(f"{self.folder / shard['name']}: missing; remove {folder} and encode again")
+
+  def __len__(self) -> int:
+    return self.manifest["records"]
+
+  def __getitem__(self, index: int) -> Codes:
+    index = range(len(self))[index]   # IndexError, negative indices
+    number = int(np.searchsorted(self._ends, index, "right"))
+    first = int(self._ends[number - 1]) if number else 0
+    return unpack(self._reader(number).read([index - first])[0])
+
+  def _reader(self, number: int) -> ArrayRecordReader:
+    if number not in self._readers:
+      shard = self.manifest["shards"][number]
+      path = self.folder / shard["name"]
+      try:   # no read-ahead: records are asked for in any order
+        reader = ArrayRecordReader(os.fspath(path), "readahead_buffer_size:0,max_parallelism:0")
+        count = reader.num_records()
+      except RuntimeError:
+        count = -1
+      if count < shard["records"]:
+        raise ValueError(f"{path}: damaged; remove {self.folder} and encode again")
+      self._readers[number] = reader
+    return self._readers[number]

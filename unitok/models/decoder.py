@@ -1,0 +1,120 @@
+"""The decoder-only transformer: RMSNorm before each sublayer, QK-norm, rotary positions, grouped queries, SwiGLU.
+
+Layers are stacked and scanned in training, so that compile time does not grow with depth; cached
+decoding runs them one after another on its own slices of the cache.
+"""
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unitok.models.attention import Rule, attend, rotate, rotation, visible
+
+
+def _linear(into: int, out: int, dtype, rngs, scale: float = 1.0):
+  return nnx.Linear(into, out, use_bias=False, dtype=dtype, rngs=rngs,
+                    kernel_init=nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal"))
+
+
+class Layer(nnx.Module):
+  """x + attention(norm(x)), then x + SwiGLU(norm(x)) (Shazeer 2020, 2002.05202)."""
+
+  def __init__(self, options, dtype, rngs: nnx.Rngs):
+    width, hidden, scale = options.width, options.hidden, 1.0 / options.layers
+    self.heads, self.kv_heads, self.dim = options.heads, options.kv_heads, width // options.heads
+    self.attention_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+    self.qkv = _linear(width, (self.heads + 2 * self.kv_heads) * self.dim, dtype, rngs)
+    self.query_norm = nnx.RMSNorm(self.dim, dtype=dtype, rngs=rngs)
+    self.key_norm = nnx.RMSNorm(self.dim, dtype=dtype, rngs=rngs)
+    self.out = _linear(width, width, dtype, rngs, scale)
+    self.mlp_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+    self.gate_up = _linear(width, 2 * hidden, dtype, rngs)
+    self.down = _linear(hidden, width, dtype, rngs, scale)
+
+  def project(self, x, turn):
+    """x [b n w] -> q [b n h d], k and v [b n g d], rotated; rows stay flat for the product."""
+    b, n, w = x.shape
+    qkv = self.qkv(self.attention_norm(x).reshape(b * n, w)).reshape(b, n, self.heads + 2 * self.kv_heads, self.dim)
+    q, k, v = jnp.split(qkv, [self.heads, self.heads + self.kv_heads], 2)
+    return rotate(self.query_norm(q), *turn), rotate(self.key_norm(k), *turn), v
+
+  def finish(self, x, attended):
+    """The rest of the layer once attention [b n h d] is known."""
+    b, n, w = x.shape
+    flat = x.reshape(b * n, w) + self.out(attended.reshape(b * n, w))
+    gate, up = jnp.split(self.gate_up(self.mlp_norm(flat)), 2, -1)
+    return (flat + self.down(nnx.silu(gate) * up)).reshape(b, n, w)
+
+
+class Cache(NamedTuple):
+  """Keys and values of all layers, [layers b slots g d] as one array a layer."""
+  keys: tuple[jax.Array, ...]
+  values: tuple[jax.Array, ...]
+
+
+class Decoder(nnx.Module):
+  def __init__(self, options, vocabulary_size: int, dtype, rngs: nnx.Rngs):
+    check(options)
+    self.options, self.dtype = options, dtype
+    # the input embedding has unit scale beside an untied head: tying them slowed these small models down
+    self.embed = nnx.Embed(vocabulary_size, options.width, dtype=dtype, rngs=rngs,
+                           embedding_init=nnx.initializers.normal(0.5))
+    build = nnx.vmap(lambda r: Layer(options, dtype, r), in_axes=0, out_axes=0)
+    self.layers = build(rngs.fork(split=options.layers))
+    self.norm = nnx.RMSNorm(options.width, dtype=dtype, rngs=rngs)
+    self.head = _linear(options.width, vocabulary_size, dtype, rngs, 0.1)
+
+  def _turn(self, positions):
+    return rotation(positions, self.options.width // self.options.heads, self.options.rope_base)
+
+  def hidden(self, ids, positions, rule: Rule):
+    """ids i32[b l], positions i32[b l K] -> the last layer's output [b l w], normalised."""
+    mask, turn = visible(rule, rule), self._turn(positions)
+    graph, stacked = nnx.split(self.layers)
+
+    def one(x, weights):
+      layer = nnx.merge(graph, weights)
+      q, k, v = layer.project(x, turn)
+      return layer.finish(x, attend(q, k, v, mask)), None
+
+    x, _ = jax.lax.scan(one, self.embed(ids), stacked)
+    return self.norm(x)
+
+  def logits(self, hidden):
+    """[… w] -> f32[… v]."""
+    return self.head(hidden.reshape(-1, hidden.shape[-1])).astype(jnp.float32).reshape(*hidden.shape[:-1], -1)
+
+  def __call__(self, ids, positions, rule: Rule):
+    return self.logits(self.hidden(ids, positions, rule))
+
+  def empty_cache(self, rows: int, slots: int) -> Cache:
+    o = self.options
+    zeros = lambda: tuple(jnp.zeros((rows, slots, o.kv_heads, o.width // o.heads), self.dtype) for _ in range(o.layers))
+    return Cache(zeros(), zeros())
+
+  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at):
+    """n more tokens at slots at .. at+n-1 -> (hidden [b n w], cache).
+
+    cache_rule holds the integers of all slots [b slots]; those not yet written must not be visible
+    to these tokens by the rule, which holds for any document in its own order of computation.
+    """
+    written = jnp.arange(cache.keys[0].shape[1]) < at + ids.shape[1]
+    mask, turn = visible(rule, cache_rule) & written, self._turn(positions)
+    graph, stacked = nnx.split(self.layers)
+    x, keys, values = self.embed(ids), [], []
+    for n in range(self.options.layers):
+      layer = nnx.merge(graph, jax.tree.map(lambda w: w[n], stacked))
+      q, k, v = layer.project(x, turn)
+      keys.append(jax.lax.dynamic_update_slice_in_dim(cache.keys[n], k, at, 1))
+      values.append(jax.lax.dynamic_update_slice_in_dim(cache.values[n], v, at, 1))
+      x = layer.finish(x, attend(q, keys[-1], values[-1], mask))
+    return self.norm(x), Cache(tuple(keys), tuple(values))
+
+
+def check(options):
+  """ValueError for a shape that cannot be built."""
+  if options.width % options.heads or options.width // options.heads % 2:
+    raise ValueError(f"decoder.heads: width {options.width} over {options.heads} heads must be an even whole number")
+  if options.heads % options.kv_heads:
+    raise ValueError(f"decoder.kv_heads: {options.kv_heads} must divide heads {options.heads}")

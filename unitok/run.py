@@ -1,0 +1,123 @@
+"""A run's folder opened for use: its image tokenizer as two functions of arrays, its decoder's weights."""
+import functools
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from unitok import config as c
+from unitok.checkpoint import load_meta, load_part, read_config
+from unitok.modalities.image import ImageModality
+from unitok.steps import Language, Tokenizer, compute_dtype
+from unitok.vocab import Vocabulary
+
+LARGEST_BATCH = 256
+"""Pictures encoded or decoded at once; fewer are padded to a power of two, so there is one compilation for each."""
+
+
+def load_image_tokenizer(workdir) -> ImageModality:
+  """The newest tokenizer of workdir/image_tokenizer, with its averaged weights. ValueError where there is none."""
+  config = read_config(workdir)
+  tokenizer = Tokenizer(config.image_tokenizer, compute_dtype(config.compute_dtype))
+  params, state = load_tokenizer_weights(workdir, tokenizer)
+  return image_modality(tokenizer, params, state, config.data.image_size)
+
+
+def load_tokenizer_weights(workdir, tokenizer: Tokenizer) -> tuple[Any, Any]:
+  """(averaged params, quantizer state) of workdir/image_tokenizer in this tokenizer's shapes."""
+  params, state = jax.eval_shape(tokenizer.init, jax.random.key(0))
+  extra, _, _ = load_part(epath.Path(workdir) / "image_tokenizer", "extra", {"average": params, "quantizer": state})
+  return extra["average"], extra["quantizer"]
+
+
+def image_modality(tokenizer: Tokenizer, params, state, image_size: int) -> ImageModality:
+  """Weights as an ImageModality."""
+  encode, decode = (functools.partial(f, params, state) for f in _compiled(tokenizer))
+  side = image_size // tokenizer.options.downsampling
+  return ImageModality(lambda x: in_batches(encode, x), lambda x: in_batches(decode, x), (side, side),
+                       tokenizer.options.downsampling, tokenizer.codebook_size,
+                       fingerprint_of(tokenizer.options, params, state))
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(tokenizer: Tokenizer):
+  """Weights are arguments, so that one compilation serves all states of a training."""
+  return jax.jit(tokenizer.encode), jax.jit(tokenizer.decode)
+
+
+def in_batches(function, x, largest: int = LARGEST_BATCH) -> np.ndarray:
+  """function(x) over the first side in batches of at most `largest`, the last padded to a power of two.
+
+  300 pictures are 256 and 44 in a batch of 64.
+  """
+  x, out = np.asarray(x), []
+  if not len(x):
+    return np.asarray(function(np.zeros((1, *x.shape[1:]), x.dtype)))[:0]
+  for start in range(0, len(x), largest):
+    part = x[start:start + largest]
+    size = min(largest, 1 << (len(part) - 1).bit_length())
+    padded = np.concatenate([part, np.zeros((size - len(part), *x.shape[1:]), x.dtype)]) if size > len(part) else part
+    out.append(np.asarray(function(padded))[:len(part)])
+  return np.concatenate(out)
+
+
+def fingerprint_of(options: c.ImageTokenizer, params, state) -> str:
+  """16 hex digits that change with any weight that encoding or decoding uses, or with an option of the network."""
+  network = {name: value for name, value in c.flat(options) if not name.startswith("train.")}
+  digest = hashlib.sha256(json.dumps(network, sort_keys=True).encode())
+  used = {"params": params, "state": {k: v for k, v in state.items() if k == "codebook"}}   # counts change no code
+  for path, leaf in jax.tree_util.tree_leaves_with_path(used):
+    array = np.asarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()[:16]
+
+
+class LoadedDecoder(NamedTuple):
+  model: Language
+  params: Any
+  vocabulary: Vocabulary
+  config: c.Config
+  step: int
+
+
+def read_vocabulary(workdir) -> Vocabulary:
+  """workdir/vocab.json. ValueError where it is absent or no vocabulary."""
+  file = epath.Path(workdir) / "vocab.json"
+  try:
+    return Vocabulary.from_json(json.loads(file.read_text()))
+  except FileNotFoundError:
+    raise ValueError(f"{file}: no such file; run the stages before the decoder first (python -m train.encode)") from None
+  except (json.JSONDecodeError, KeyError) as error:
+    raise ValueError(f"{file}: is not a vocabulary ({error}); run python -m train.encode again") from None
+
+
+def load_decoder(workdir, tasks: tuple[str, ...] = ()) -> LoadedDecoder:
+  """The newest decoder of workdir/decoder with its averaged weights, and the vocabulary it was trained on.
+
+  ValueError where there is none, or vocab.json is not the vocabulary of the checkpoint.
+  """
+  config, vocabulary = read_config(workdir), read_vocabulary(workdir)
+  model = Language(config.decoder, vocabulary.size, tasks, compute_dtype(config.compute_dtype))
+  params, step = load_decoder_weights(workdir, model, vocabulary)
+  return LoadedDecoder(model, params, vocabulary, config, step)
+
+
+def load_decoder_weights(workdir, model: Language, vocabulary: Vocabulary) -> tuple[Any, int]:
+  """(averaged params, step) of workdir/decoder, for this model. ValueError where it had another vocabulary."""
+  folder = epath.Path(workdir) / "decoder"
+  check_vocabulary(load_meta(folder)[0], vocabulary, folder)
+  abstract = {"average": jax.eval_shape(model.init, jax.random.key(0))}
+  extra, step, _ = load_part(folder, "extra", abstract)
+  return extra["average"], step
+
+
+def check_vocabulary(meta: dict, vocabulary: Vocabulary, folder):
+  """ValueError where the checkpoint with this meta was trained on another vocabulary."""
+  if meta.get("vocabulary") != vocabulary.fingerprint:
+    raise ValueError(f"{folder}: its decoder was trained on vocabulary {meta.get('vocabulary')}, this run's is "
+                     f"{vocabulary.fingerprint}; keep that run's text and image tokenizer unchanged (a new run: --init.from "
+                     "with --init.frozen image_tokenizer), or train the decoder anew")

@@ -1,0 +1,71 @@
+"""The device mesh, the one table of rules, and placing a tree by it. One device is a mesh of one."""
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+from unitok import config
+from unitok.optim import path_name
+
+RULES: tuple[tuple[str, P], ...] = (
+    (r"embed/embedding$", P("tensor", "fsdp")),                       # [v w]
+    (r"layers/(qkv|gate_up)/kernel$", P(None, "fsdp", "tensor")),     # [layers w out]
+    (r"layers/(out|down)/kernel$", P(None, "tensor", "fsdp")),        # [layers in w]
+    (r"head/kernel$", P("fsdp", "tensor")),                           # [w v]
+    (r"kernel$", P("fsdp", None)),                                    # the image tokenizer's
+    (r"", P()),
+)
+"""(regular expression of a parameter's path, its spec), the first that matches. Moments and running means end in
+the same paths, so they lie where their parameters lie. An axis that does not divide its side is left out."""
+
+BATCH = P(("data", "fsdp"))
+"""The spec of a batch's first side."""
+
+
+def make_mesh(options: config.Mesh = config.Mesh()) -> jax.sharding.Mesh:
+  """The mesh over all devices; one axis may be -1 and takes what is left. ValueError with the numbers otherwise."""
+  sizes, devices = [options.data, options.fsdp, options.tensor], jax.device_count()
+  said = f"mesh: data {sizes[0]} x fsdp {sizes[1]} x tensor {sizes[2]}"
+  if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
+    raise ValueError(f"{said}: every axis must be 1 or more, one of them may be -1")
+  given = int(np.prod([n for n in sizes if n != -1]))
+  if devices % given or (-1 not in sizes and given != devices):
+    raise ValueError(f"{said} does not fill the {devices} device(s) here; take numbers whose product is {devices}, "
+                     "or -1 for one of them")
+  sizes = [devices // given if n == -1 else n for n in sizes]
+  return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def specs(tree, mesh):
+  """A NamedSharding for every array of a tree (arrays or their shapes) by the table."""
+  def one(path, leaf):
+    spec = next(spec for rule, spec in RULES if re.search(rule, path_name(path)))
+    axes = list(spec) + [None] * (leaf.ndim - len(spec))
+    if len(spec) > leaf.ndim:
+      axes = []
+    return NamedSharding(mesh, P(*(a if a and leaf.shape[n] % mesh.shape[a] == 0 else None for n, a in enumerate(axes))))
+  return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def place(tree, mesh):
+  """The tree on the mesh, by the table."""
+  return jax.device_put(tree, specs(tree, mesh))
+
+
+def create(build, mesh, *arguments):
+  """`build(*arguments)` made where the table wants it: no device ever holds the whole."""
+  return jax.jit(build, out_shardings=specs(jax.eval_shape(build, *arguments), mesh))(*arguments)
+
+
+def place_batch(batch, mesh):
+  """Every array's first side over data and fsdp; this process's rows where there are several processes."""
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), np.asarray(x)), batch)
+
+
+def check_batch(size: int, mesh, name: str):
+  """ValueError where a batch of `size` rows does not divide over the mesh; `name` is the config field."""
+  shares = mesh.shape["data"] * mesh.shape["fsdp"]
+  if size < 1 or size % shares:
+    raise ValueError(f"{name}: {size} rows do not divide over data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}; "
+                     f"take a multiple of {shares}, e.g. {max(size // shares, 1) * shares}")
