@@ -12,7 +12,7 @@ def get_config() -> Config:
       data=Scenes(image_size=36, train_examples=20_000, val_examples=1_000),
       text=Text(vocab_size=400, max_captions=4_000),
       image_tokenizer=ImageTokenizer(
-          widths=(128,), blocks=(2,), patch=6,
+          widths=(128,), blocks=(2,), patch=6, encoder_kernel=1,
           quantizer=Quantizer(kind="l2", codebook_size=512, code_dim=8),
           train=Train(steps=8_000, batch_size=8, learning_rate=4e-3, warmup_steps=100, weight_decay=0.0,
                       ema_decay=0.995, log_every=100, save_every=4_000, sample_every=2_000)),

@@ -14,7 +14,8 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for folder in ("unitok", "train
 
 CORE = ("models", "losses", "optim", "sharding", "steps")
 SEQUENCES = ("vocab", "sequence", "objectives")
-ALL = ("config", *SEQUENCES, "modalities", "data", *CORE, "checkpoint", "metrics", "sampling", "evaluation", "interop")
+ALL = ("config", *SEQUENCES, "modalities", "data", *CORE, "checkpoint", "metrics", "run", "sampling", "model",
+       "evaluation", "interop")
 
 # Part of unitok (a module or a folder), or top-level folder -> the parts it may import besides itself.
 # config is data and may be read by every part but vocab and sequence.
@@ -31,8 +32,11 @@ MAY_IMPORT = {
     "data": ("config", *SEQUENCES, "modalities"),
     "sampling": ("config", *SEQUENCES, *CORE),
     "interop": ("config", "vocab", *CORE, "checkpoint"),
-    "evaluation": ("config", *SEQUENCES, *CORE, "metrics", "sampling", "modalities", "data"),
-    "cli": ALL,
+    "run": ("config", "vocab", "modalities", *CORE, "checkpoint"),
+    "model": tuple(name for name in ALL if name != "evaluation"),
+    "evaluation": ("config", *SEQUENCES, *CORE, "metrics", "sampling", "modalities", "data", "run", "model"),
+    "commands": ALL,
+    "cli": (*ALL, "commands"),
     "train": ALL,
     "configs": ("config",),
 }
@@ -143,7 +147,7 @@ def test_without_jax(file):
 def test_starts_without_jax():
   """The parts without jax, and the command line, imported for real."""
   modules = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in FILES
-             if part_of(file) in (*WITHOUT_JAX, "cli") and file not in USES_JAX]
+             if part_of(file) in (*WITHOUT_JAX, "commands", "cli") and file not in USES_JAX]
   program = f"""
 import importlib, sys
 for name in {modules}:

@@ -118,6 +118,15 @@ def test_lines_are_means_of_the_interval(tmp_path):
   assert {"stage", "step", "loss", "examples_per_second"} <= lines(tmp_path)[1].keys()
 
 
+def test_each_step_has_a_key_of_its_own(tmp_path):
+  def draw(state, batch, key):
+    new, _ = step_fn(state, batch, key)
+    return new, {"loss": jax.random.normal(key)}
+  go(tmp_path, Numbers(), c.Train(steps=3, batch_size=2, log_every=1), step_fn=draw)
+  want = [jax.random.normal(jax.random.fold_in(jax.random.key(1), n)) for n in range(3)]
+  np.testing.assert_allclose([line["loss"] for line in lines(tmp_path)], want, rtol=1e-6)
+
+
 def test_samples(tmp_path):
   seen = []
   go(tmp_path, Numbers(), on_sample=lambda step, state: seen.append((step, int(state.step))))
@@ -138,7 +147,7 @@ def test_not_finite(tmp_path, where, what):
   assert Checkpoints(tmp_path / "model").latest() == 4
 
 
-def test_batch_must_divide(tmp_path, monkeypatch):
+def test_batch_must_divide(tmp_path):
   with pytest.raises(ValueError, match="model.train.batch_size: 0 rows"):
     go(tmp_path, Numbers(), c.Train(batch_size=0))
 
@@ -203,7 +212,7 @@ def test_pictures_resume():
 
 
 def test_pictures_beyond_the_cache(monkeypatch):
-  whole, part = (Pictures(Source(), 4, 5, seed=0) for _ in range(2))
+  whole = Pictures(Source(), 4, 5, seed=0)
   monkeypatch.setattr(image_tokenizer, "CACHE_BYTES", 4 * 4 * 3 * 3)
   part = Pictures(Source(), 4, 5, seed=0)
   assert len(part.cache) == 3 and numbers(part, 6) == numbers(whole, 6)

@@ -146,6 +146,10 @@ def test_fsq_is_a_bijection(levels):
   quantized = quantizer.quantize({}, {}, z, options)
   np.testing.assert_array_equal(quantized.codes, every)
   np.testing.assert_allclose(quantized.values, values, atol=1e-5)
+  extreme = 20 * jax.random.normal(jax.random.key(0), (200, len(levels)))   # nothing rounds past the last level
+  quantized = quantizer.quantize({}, {}, extreme, options)
+  np.testing.assert_allclose(quantizer.lookup({}, {}, quantized.codes, options), quantized.values, atol=1e-5)
+  assert jnp.abs(quantized.values).max() <= 1
 
 
 def test_fsq_refuses_a_level_of_one():

@@ -7,6 +7,7 @@ from etils import epath
 
 from train.image_tokenizer import frozen_part
 from train.loop import fit
+from train.samples import drawer
 from unitok.checkpoint import Checkpoints, load_meta
 from unitok.config import Config
 from unitok.data.pipeline import batches, task_names
@@ -24,7 +25,8 @@ STAGE = "decoder"
 def run(config: Config, workdir, on_sample: Callable | None = None):
   """Trains, or goes on, until workdir/decoder holds step `train.steps`.
 
-  on_sample(model, vocabulary, step, params) draws with the averaged weights every `sample_every` steps.
+  on_sample(model, vocabulary, step, params) draws with the averaged weights every `sample_every` steps; left out, it
+  is train.samples' into the run's report.
   """
   options, workdir = config.decoder, epath.Path(workdir)
   vocabulary = read_vocabulary(workdir)
@@ -43,11 +45,12 @@ def run(config: Config, workdir, on_sample: Callable | None = None):
     state = create(functools.partial(decoder_state, model, tx), mesh, seed)
     if config.init.source and checkpoints.latest() is None:
       state = place(start_from(state, config.init.source, model, vocabulary), mesh)
-    sample = on_sample and (lambda step, s: on_sample(model, vocabulary, step, s.extra["average"]))
+    draw = on_sample or drawer(config, workdir)
     writer = open_writers(config, workdir, STAGE)
     try:
       fit(state=state, step_fn=functools.partial(decoder_step, model, tx), batches=documents, train=options.train,
-          checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1), on_sample=sample,
+          checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
+          on_sample=lambda step, s: draw(model, vocabulary, step, s.extra["average"]),
           examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh,
           meta={"vocabulary": vocabulary.fingerprint})
     finally:

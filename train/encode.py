@@ -31,8 +31,8 @@ def run(config: c.Config, workdir: epath.Path) -> Vocabulary:
   fingerprints = {"text": text.fingerprint, "image": image.fingerprint}
   vocabulary, path = make_vocabulary({"text": text.size, "image": image.size}, fingerprints), workdir / "vocab.json"
   if path.exists() and read_vocabulary(workdir).fingerprint != vocabulary.fingerprint:
-    raise ValueError(f"{path}: of other tokenizers than this workdir's; remove it and {workdir / 'codes'} to encode again "
-                     "(and train the decoder again), or use another workdir")
+    raise ValueError(f"{path}: of other tokenizers than this workdir's; remove it and {workdir / 'codes'} to encode "
+                     "again (and train the decoder again), or use another workdir")
   description = {"source": c.source_name(config.data), **dataclasses.asdict(config.data)}
   del description["on_bad"]   # changes no code
   columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

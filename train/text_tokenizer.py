@@ -43,8 +43,9 @@ def run(config: c.Config, workdir: epath.Path) -> text.TextModality:
     return tokenizer
   counts = {"captions": 0}
   tokenizer = text.train(chosen(config, counts), folder, config.text)
-  print(f"text tokenizer: {tokenizer.size} pieces from {counts['captions']} captions ({folder})" if counts["captions"] else
-        f"text tokenizer: bytes alone, the source has no text ({folder})", flush=True)
+  what = f"{tokenizer.size} pieces from {counts['captions']} captions" if counts["captions"] else \
+      "bytes alone, the source has no text"
+  print(f"text tokenizer: {what} ({folder})", flush=True)
   return tokenizer
 
 

@@ -100,6 +100,8 @@ class Train:
   steps: int = 1_000
   batch_size: int = 32
   """Pictures a step (tokenizer), packed rows a step (decoder)."""
+  optimizer: Literal["adamw", "muon"] = "adamw"
+  """muon: orthogonalised momentum for the matrices inside the layers, AdamW for the rest."""
   learning_rate: float = 1e-3
   warmup_steps: int = 50
   final_share: float = 0.05
@@ -167,6 +169,8 @@ class Decoder:
   hidden: int = 704
   """Width of the SwiGLU."""
   rope_base: float = 1_000.0
+  grid_embedding: int = 64
+  """Rows and columns of a picture that have a learned embedding, added to the rotary positions; 0: none."""
   row_length: int = 256
   """Tokens of a packed training row."""
   caption_drop: float = 0.1

@@ -36,11 +36,28 @@ def frozen_mask(params, patterns: tuple[str, ...]):
       lambda path, _: any(re.search(p, path_name(path)) for p in patterns), params)
 
 
+def _muon_dimensions(params):
+  """Which leaves Muon moves: the layers' stacked kernels [n in out]; None leaves a parameter to AdamW."""
+  def one(path, leaf):
+    inner = leaf.ndim == 3 and path_name(path).endswith("kernel")
+    return optax.contrib.MuonDimensionNumbers(1, 2) if inner else None
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
 def optimizer(train: Train, frozen=None) -> optax.GradientTransformation:
-  """AdamW (Loshchilov & Hutter, 1711.05101) behind a clip of the global norm; frozen leaves do not move."""
-  tx = optax.chain(
-      optax.clip_by_global_norm(train.clip),
-      optax.adamw(schedule(train), b1=train.beta1, b2=train.beta2, weight_decay=train.weight_decay, mask=decay_mask))
+  """AdamW (Loshchilov & Hutter, 1711.05101) behind a clip of the global norm; frozen leaves do not move.
+
+  With `muon`, the layers' matrices take orthogonalised momentum (Jordan 2024; its updates scaled to
+  AdamW's root mean square, Liu 2025, 2502.16982, so that one learning rate serves both).
+  """
+  if train.optimizer == "muon":
+    core = optax.contrib.muon(
+        schedule(train), consistent_rms=0.2, weight_decay=train.weight_decay, weight_decay_mask=decay_mask,
+        adam_b1=train.beta1, adam_b2=train.beta2, adam_weight_decay=train.weight_decay,
+        muon_weight_dimension_numbers=_muon_dimensions)
+  else:
+    core = optax.adamw(schedule(train), b1=train.beta1, b2=train.beta2, weight_decay=train.weight_decay, mask=decay_mask)
+  tx = optax.chain(optax.clip_by_global_norm(train.clip), core)
   if frozen is not None and any(jax.tree.leaves(frozen)):
     labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
     tx = optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels)

@@ -190,7 +190,8 @@ def _disk_errors(path: epath.Path):
     yield
   except RuntimeError as error:
     path.unlink(missing_ok=True)
-    code = next((code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(code) in str(error)), errno.EIO)
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    code = next((code for code in codes if os.strerror(code) in str(error)), errno.EIO)
     raise OSError(code, os.strerror(code), os.fspath(path)) from None
 
 

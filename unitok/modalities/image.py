@@ -26,7 +26,8 @@ class ImageModality:
     """u8[b H W 3] -> i32[b h w]. ValueError where the pixels have another form or the sides do not divide."""
     pixels = np.asarray(pixels)
     side = self.downsampling
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.shape[1] % side or pixels.shape[2] % side:
+    legal = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] == 3
+    if not legal or pixels.shape[1] % side or pixels.shape[2] % side:
       raise ValueError(f"image: pixels are {pixels.dtype}{list(pixels.shape)}, must be uint8[b H W 3] with H and W "
                        f"multiples of {side}; set data.image_size to one")
     codes = np.asarray(self._encode(pixels))

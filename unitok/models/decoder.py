@@ -60,6 +60,10 @@ class Decoder(nnx.Module):
     # the input embedding has unit scale beside an untied head: tying them slowed these small models down
     self.embed = nnx.Embed(vocabulary_size, options.width, dtype=dtype, rngs=rngs,
                            embedding_init=nnx.initializers.normal(0.5))
+    if options.grid_embedding:
+      grid = lambda: nnx.Embed(options.grid_embedding, options.width, dtype=dtype, rngs=rngs,
+                               embedding_init=nnx.initializers.normal(0.2))
+      self.row, self.column = grid(), grid()
     build = nnx.vmap(lambda r: Layer(options, dtype, r), in_axes=0, out_axes=0)
     self.layers = build(rngs.fork(split=options.layers))
     self.norm = nnx.RMSNorm(options.width, dtype=dtype, rngs=rngs)
@@ -67,6 +71,15 @@ class Decoder(nnx.Module):
 
   def _turn(self, positions):
     return rotation(positions, self.options.width // self.options.heads, self.options.rope_base)
+
+  def enter(self, ids, positions):
+    """What goes into the first layer. A picture's token at (t, t+row, t+column) also gets its row's and column's
+    embedding: rotary positions are relative, and telling "top left" from them alone took many times longer to learn."""
+    x = self.embed(ids)
+    if not self.options.grid_embedding:
+      return x
+    offsets = jnp.clip(positions[..., 1:3] - positions[..., :1], 0, self.options.grid_embedding - 1)
+    return x + self.row(offsets[..., 0]) + self.column(offsets[..., 1])
 
   def hidden(self, ids, positions, rule: Rule):
     """ids i32[b l], positions i32[b l K] -> the last layer's output [b l w], normalised."""
@@ -78,7 +91,7 @@ class Decoder(nnx.Module):
       q, k, v = layer.project(x, turn)
       return layer.finish(x, attend(q, k, v, mask)), None
 
-    x, _ = jax.lax.scan(one, self.embed(ids), stacked)
+    x, _ = jax.lax.scan(one, self.enter(ids, positions), stacked)
     return self.norm(x)
 
   def logits(self, hidden):
@@ -102,7 +115,7 @@ class Decoder(nnx.Module):
     written = jnp.arange(cache.keys[0].shape[1]) < at + ids.shape[1]
     mask, turn = visible(rule, cache_rule) & written, self._turn(positions)
     graph, stacked = nnx.split(self.layers)
-    x, keys, values = self.embed(ids), [], []
+    x, keys, values = self.enter(ids, positions), [], []
     for n in range(self.options.layers):
       layer = nnx.merge(graph, jax.tree.map(lambda w: w[n], stacked))
       q, k, v = layer.project(x, turn)

@@ -1,4 +1,6 @@
 """What may be drawn, and how logits become one id: guidance, temperature, top-k, top-p."""
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -41,9 +43,9 @@ def draw(logits, allowed, keys, sampling: Sampling):
 def check(sampling: Sampling):
   """ValueError naming a setting out of its range."""
   for name, value, legal, fits in (
-      ("temperature", sampling.temperature, ">= 0", sampling.temperature >= 0),
+      ("temperature", sampling.temperature, "a number >= 0", 0 <= sampling.temperature < math.inf),
       ("top_k", sampling.top_k, ">= 0 (0 keeps all)", sampling.top_k >= 0),
       ("top_p", sampling.top_p, "in (0, 1]", 0 < sampling.top_p <= 1),
-      ("guidance_scale", sampling.guidance_scale, ">= 0", sampling.guidance_scale >= 0)):
+      ("guidance_scale", sampling.guidance_scale, "a number >= 0", 0 <= sampling.guidance_scale < math.inf)):
     if not fits:
       raise ValueError(f"sampling.{name}: {value} must be {legal}")

@@ -70,6 +70,8 @@ class Sampler:
     numbers depend on the seed, the row's number (first_row + its index) and the draw alone.
     """
     rules.check(sampling)
+    if not documents:
+      return []
     for d in documents:
       if not (d.fills >= 0).any():
         raise ValueError("nothing to draw: every code of the document is known; leave a part to be drawn")
@@ -139,6 +141,8 @@ class Sampler:
 
   def log_likelihood(self, documents: list[Sequence], batch_size: int = 64) -> np.ndarray:
     """f32[n]: the sum of log p, nats, over each document's tokens with a loss weight."""
+    if not documents:
+      return np.zeros(0, np.float32)
     length, out = _up(max(d.length for d in documents), 16), []
     for start in range(0, len(documents), batch_size):
       some = documents[start:start + batch_size]

@@ -1,0 +1,34 @@
+"""A whole run of seconds, for tests: every stage, a few steps each. Its weights know nothing, its forms are all legal."""
+import train.decoder
+import train.encode
+import train.image_tokenizer
+import train.text_tokenizer
+from train.stage import open_workdir
+from unitok import config as c
+
+TRAIN = c.Train(steps=3, batch_size=4, warmup_steps=1, log_every=1, save_every=3, sample_every=3)
+CONFIG = c.Config(
+    name="small",
+    data=c.Scenes(image_size=16, train_examples=48, val_examples=9),
+    text=c.Text(vocab_size=300),
+    image_tokenizer=c.ImageTokenizer(widths=(8,), blocks=(1,), patch=4, train=TRAIN,
+                                     quantizer=c.Quantizer(codebook_size=32, code_dim=4)),
+    decoder=c.Decoder(layers=1, width=32, heads=2, kv_heads=1, hidden=32, row_length=128, train=TRAIN))
+
+
+def make(workdir, config: c.Config = CONFIG):
+  """All stages into `workdir`."""
+  workdir = open_workdir(workdir, config)
+  for stage in (train.text_tokenizer, train.image_tokenizer, train.encode, train.decoder):
+    stage.run(config, workdir)
+  return workdir
+
+
+MADE = []
+
+
+def made(tmp_path_factory):
+  """One such folder for all tests of a session; they leave it as it is."""
+  if not MADE:
+    MADE.append(make(tmp_path_factory.mktemp("small_run")))
+  return MADE[0]

@@ -1,0 +1,234 @@
+"""The `unitok` command: what it prints and writes, and how errors end."""
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_run
+from PIL import Image
+
+from unitok import cli, commands
+from unitok.data import drawings
+from unitok.data.sources import open_source
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return str(small_run.made(tmp_path_factory))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  """Three picture files: of the model's size, larger, and wide."""
+  place, source = tmp_path_factory.mktemp("pictures"), open_source(small_run.CONFIG.data, "val")
+  out = []
+  for name, picture in (("one", source[0].image), ("two", source[1].image.repeat(2, 0).repeat(2, 1)),
+                        ("three", np.tile(source[2].image, (1, 2, 1)))):
+    Image.fromarray(picture).save(place / f"{name}.png")
+    out.append(str(place / f"{name}.png"))
+  return out
+
+
+def call(capsys, *argv) -> dict:
+  """What `--json` says."""
+  assert cli.main([*map(str, argv), "--json"]) == 0
+  said = capsys.readouterr()
+  assert said.out.count("\n") == 1
+  return json.loads(said.out)
+
+
+def picture(path) -> np.ndarray:
+  with Image.open(path) as image:
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def test_help_is_quick_and_without_jax():
+  """Under a second by itself; the best of three, since other programs run beside the tests."""
+  took = []
+  for _ in range(3):
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "unitok.cli", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    took.append(time.perf_counter() - start)
+  assert done.returncode == 0 and all(cls.__name__.lower() in done.stdout for cls in cli.COMMANDS)
+  assert min(took) < 1, took
+  program = "import sys, unitok.cli\ntry: unitok.cli.main(['generate', '--help'])\nexcept SystemExit: pass\n" \
+            "sys.exit(str({'jax', 'flax', 'grain', 'orbax'} & set(sys.modules)) if 'jax' in sys.modules else 0)"
+  assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60).returncode == 0
+
+
+def test_generate(capsys, folder, tmp_path):
+  """A file a prompt, numbered and named by it, and a sheet of all; the seed and the settings are said."""
+  (tmp_path / "prompts.txt").write_text("a blue square\n\n  two rings \n", encoding="utf-8")
+  out = tmp_path / "new" / "folder"
+  said = call(capsys, "generate", "--model", folder, "A red circle!", "--prompts", tmp_path / "prompts.txt", "--out", out,
+              "--seed", 7, "--temperature", 0.9, "--top-k", 5, "--top-p", 0.95)
+  assert [x["prompt"] for x in said["outputs"]] == ["A red circle!", "a blue square", "two rings"]
+  assert [Path(x["file"]).name for x in said["outputs"]] == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png"]
+  assert {picture(x["file"]).shape for x in said["outputs"]} == {(16, 16, 3)}
+  assert said["seed"] == 7 and said["step"] == 3 and said["seconds"] > 0 and said["model"] == folder
+  assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "guidance_scale": 1.0}
+  assert min(picture(said["grid"]).shape[:2]) > 2 * 96
+  assert sorted(p.name for p in out.iterdir()) == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png", "grid.png"]
+
+
+def test_caption(capsys, folder, files):
+  said = call(capsys, "caption", "--model", folder, *files, "--limit", 5)
+  assert [x["file"] for x in said["outputs"]] == files and all(isinstance(x["caption"], str) for x in said["outputs"])
+  assert said["sampling"]["temperature"] == 0
+  assert cli.main(["caption", "--model", folder, *files, "--limit", "5"]) == 0       # a pipe gets plain lines
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split("\t")[0] for line in lines] == files
+
+
+def test_infill(capsys, folder, files, tmp_path):
+  """A box, and the same box as a picture; each picture keeps its own pixels outside."""
+  said = call(capsys, "infill", "--model", folder, files[0], "--mask", "4,4,5,6", "--prompt", "a red ring", "--out", tmp_path)
+  assert said["prompt"] == "a red ring" and "grid" not in said
+  one, filled = picture(files[0]), picture(tmp_path / "one_filled.png")
+  mask = np.zeros((16, 16), np.uint8)
+  mask[4:10, 4:9] = 255
+  assert np.array_equal(filled[mask == 0], one[mask == 0]) and not np.array_equal(filled, one)
+  Image.fromarray(mask).save(tmp_path / "mask.png")
+  call(capsys, "infill", "--model", folder, files[0], "--mask", tmp_path / "mask.png", "--prompt", "a red ring", "--out", tmp_path / "b")
+  assert np.array_equal(picture(tmp_path / "b" / "one_filled.png"), filled)
+  said = call(capsys, "infill", "--model", folder, *files[:2], "--mask", "4,4,5,6", "--no-keep-original", "--out", tmp_path)
+  assert len(said["outputs"]) == 2 and Path(said["grid"]).is_file()
+
+
+def test_complete(capsys, folder):
+  said = call(capsys, "complete", "--model", folder, "a red", "two", "--limit", 5)
+  assert all(x["completed"].startswith(x["text"]) for x in said["outputs"])
+
+
+def test_reconstruct(capsys, folder, files, tmp_path):
+  """Pictures of other sizes come as the run's config resizes them."""
+  said = call(capsys, "reconstruct", "--model", folder, *files, files[0], "--out", tmp_path)
+  assert [Path(x["file"]).name for x in said["outputs"]] == [
+      "one_0_reconstructed.png", "two_reconstructed.png", "three_reconstructed.png", "one_3_reconstructed.png"]
+  assert all(picture(x["file"]).shape == (16, 16, 3) and 0 < x["psnr_db"] < 60 for x in said["outputs"])
+
+
+def test_info(capsys, folder, tmp_path):
+  """A finished run, and one that has only begun."""
+  said = call(capsys, "info", folder)
+  assert (said["source"], said["image_size"], said["text_tokenizer"]) == ("scenes", 16, {"pieces": 300})
+  assert said["image_tokenizer"] | {"parameters": 0} == {"step": 3, "of": 3, "parameters": 0, "codebook_size": 32, "codes_a_picture": 16}
+  assert said["codes"] == {"train": 48, "val": 9, "heldout": 9} and said["decoder"]["step"] == 3
+  assert said["decoder"]["vocabulary"] == {"special": 64, "text": 300, "image": 32} and said["decoder"]["parameters"] > 10_000
+  (tmp_path / "config.json").write_text((Path(folder) / "config.json").read_text())
+  said = call(capsys, "info", tmp_path)
+  assert said["decoder"] is said["codes"] is said["text_tokenizer"] is said["image_tokenizer"] is said["metrics"] is None
+  assert cli.main(["info", str(tmp_path)]) == 0
+  assert "decoder\tnot there yet" in capsys.readouterr().out.splitlines()
+
+
+def test_validate(capsys, files, tmp_path):
+  """Every bad record with its remedy, exit 1; a good source, exit 0; any field of the source."""
+  good, bad = tmp_path / "good", tmp_path / "bad"
+  for place in (good, bad):
+    place.mkdir()
+    for n, file in enumerate(files):
+      (place / f"{n}.png").write_bytes(Path(file).read_bytes())
+  assert cli.main(["validate", str(good)]) == 0
+  assert capsys.readouterr().out == f"{good}: 3 records, 0 bad\n"
+  (bad / "0.png").write_bytes(b"")
+  (bad / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\nnonsense\n{"file_name": "1.png", "text": "b"}\n')
+  assert cli.main(["validate", str(good), str(bad), "--json"]) == 1
+  said = json.loads(capsys.readouterr().out)["outputs"]
+  assert said[0]["bad"] == [] and {Path(b["where"].split(" ")[0]).name.split(":")[0] for b in said[1]["bad"]} == {"0.png", "metadata.jsonl"}
+  assert all(b["problem"] and b["remedy"] for b in said[1]["bad"])
+  assert cli.main(["validate", "--data.val-share", "0.5", str(good), "--data.background", "0", "0", "0", "--json"]) == 0
+  assert json.loads(capsys.readouterr().out)["outputs"][0]["records"]["val"] > 0
+  (tmp_path / "c.py").write_text(f"from unitok.config import *\ndef get_config():\n  return Config(data=ImageFolder(path={str(good)!r}))\n")
+  assert cli.main(["validate", "--config", str(tmp_path / "c.py"), "--data.image_size=8"]) == 0
+  capsys.readouterr()
+  assert cli.main(["validate", str(tmp_path / "nothing")]) == 1
+  assert "nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv, says", [
+    (["generate", "--model", "/nothing", "a"], "/nothing: is no run's folder (no config.json)"),
+    (["info", "/nothing"], "/nothing: is no run's folder"),
+    (["generate", "--model", "RUN"], "generate: no prompts; give some"),
+    (["generate", "--model", "RUN", "--prompts", "/nothing.txt"], "--prompts /nothing.txt: no such file"),
+    (["generate", "--model", "RUN", "a", "--temperature", "-1"], "sampling.temperature: -1.0 must be"),
+    (["generate", "--model", "RUN", "a", "--top-p", "1.2"], "sampling.top_p: 1.2 must be in (0, 1]"),
+    (["generate", "--model", "RUN", "a", "--temprature", "1"], "--temprature, 1; did you mean --temperature?"),
+    (["generate", "--model", "RUN", "a", "--seed", "x"], "--seed: invalid literal"),
+    (["generate", "a"], "--model DIR"),
+    (["generat", "a"], "generat"),
+    (["caption", "--model", "RUN"], "caption: no pictures"),
+    (["caption", "--model", "RUN", "BAD"], "bad.png: is not a picture that can be read; give a picture file"),
+    (["reconstruct", "--model", "RUN", "/nothing.png"], "/nothing.png: no such file"),
+    (["infill", "--model", "RUN", "ONE", "--mask", "4,4,50,2"], "--mask 4,4,50,2: x,y,w,h must be a box inside the 16 x 16"),
+    (["infill", "--model", "RUN", "ONE", "--mask", "-1,4,2,2"], "--mask"),
+    (["infill", "--model", "RUN", "ONE", "--mask", "4,4"], "--mask 4,4: no such file; give a picture file, or a box x,y,w,h"),
+    (["infill", "--model", "RUN", "ONE", "--mask", "TWO"], "32 x 32 pixels, "),
+    (["infill", "--model", "RUN", "ONE", "--mask", "0,0,16,16"], "infill: mask 0 leaves none of the 16 codes"),
+    (["complete", "--model", "RUN"], "complete: no text"),
+    (["complete", "--model", "RUN", "a", "--guidance-scale", "2"], "must be 1 for text"),
+    (["validate"], "validate: give folders of pictures, or --config FILE"),
+    (["validate", "--config", "/nothing.py"], "config /nothing.py: no such file"),
+    (["validate", "RUN", "--data.nix", "3"], "--data.nix: no such config field"),
+])
+def test_errors_end_in_one_line(capsys, folder, files, tmp_path, monkeypatch, argv, says):
+  (tmp_path / "bad.png").write_bytes(b"no picture")
+  monkeypatch.chdir(tmp_path)
+  names = {"RUN": folder, "ONE": files[0], "TWO": files[1], "BAD": str(tmp_path / "bad.png")}
+  assert cli.main([names.get(word, word) for word in argv]) == 2
+  said = capsys.readouterr()
+  assert said.out == "" and said.err.startswith("unitok: ") and says in said.err and said.err.count("\n") == 1
+  assert not (tmp_path / "drawn").exists()
+
+
+def test_debug_shows_the_traceback():
+  with pytest.raises(ValueError, match="no run's folder"):
+    cli.main(["info", "/nothing", "--debug"])
+
+
+def test_prompts_in_another_encoding(capsys, folder, tmp_path):
+  (tmp_path / "p.txt").write_bytes("grün".encode("latin-1"))
+  assert cli.main(["generate", "--model", folder, "--prompts", str(tmp_path / "p.txt")]) == 2
+  assert "is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_interrupted(capsys, monkeypatch):
+  def stop(o):
+    raise KeyboardInterrupt
+  monkeypatch.setitem(cli.COMMANDS, cli.Info, stop)
+  assert cli.main(["info", "/nothing"]) == 130
+  assert capsys.readouterr().err == "unitok: stopped\n"
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
+  """A write that fails leaves the old file and nothing beside it."""
+  path = tmp_path / "a.png"
+  drawings.write(path, b"old")
+  monkeypatch.setattr(type(drawings.epath.Path(path)), "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+  with pytest.raises(OSError):
+    drawings.write(path, b"new")
+  assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+  assert cli.message(OSError(28, "No space left on device", "a.png")) == "a.png: no space left on device; make room"
+
+
+def test_sheet():
+  images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 5, 3), np.uint8)
+  sheet = drawings.sheet(images, 2, at_least=8)
+  assert sheet.shape == ((4 + 2 + 4) * 2, (5 + 2 + 5) * 2, 3)
+  assert (sheet[:8, :10] == 0).all() and (sheet[:8, 14:] == 1).all() and (sheet[12:, :10] == 2).all() and (sheet[12:, 14:] == 255).all()
+  with pytest.raises(ValueError, match="no pictures"):
+    drawings.sheet(images[:0])
+
+
+def test_table_on_a_terminal(capsys, monkeypatch):
+  """Text is shown as it is, not as markup."""
+  monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+  cli.show(cli.Command(), commands.Said({}, [], ("file", "caption"), [("a.png", "a [red] ring")], ["a note"]))
+  said = capsys.readouterr().out
+  assert "a [red] ring" in said and "a note" in said and "caption" in said

@@ -1,0 +1,211 @@
+"""The Python API on a run's folder. The weights are those of three steps: forms and invariants, not quality."""
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import small_run
+from PIL import Image
+
+from unitok.config import Sampling
+from unitok.data.sources import open_source
+from unitok.model import Model, erase, hole_of
+from unitok.run import read_vocabulary
+
+WARM = Sampling(temperature=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return small_run.made(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+  return Model.open(folder)
+
+
+@pytest.fixture(scope="module")
+def images():
+  source = open_source(small_run.CONFIG.data, "val")
+  return np.stack([source[n].image for n in range(5)])
+
+
+def test_generate(model):
+  """A picture a prompt; the same seed draws the same, whatever the batches."""
+  prompts = ["a small red circle", "", "ß🦜", "a small red circle", "black"]
+  drawn = model.generate(prompts, WARM, seed=3)
+  assert drawn.shape == (5, 16, 16, 3) and drawn.dtype == np.uint8
+  assert np.array_equal(drawn, model.generate(prompts, WARM, seed=3, batch_size=2))
+  assert not np.array_equal(drawn, model.generate(prompts, WARM, seed=4))
+  assert not np.array_equal(drawn[0], drawn[3])          # two samples of one prompt
+  assert model.generate([]).shape == (0, 16, 16, 3)
+  guided = model.generate(prompts, dataclasses.replace(WARM, guidance_scale=3.0), seed=3)
+  assert np.array_equal(guided[1], drawn[1])             # the null caption has nothing to be guided from
+  assert not np.array_equal(guided, drawn)
+
+
+def test_run_settings_are_the_default(model):
+  cold = dataclasses.replace(model, config=dataclasses.replace(model.config, sampling=Sampling(temperature=0.0)))
+  assert np.array_equal(cold.generate(["red"] * 2, seed=1), model.generate(["red"] * 2, Sampling(temperature=0.0), seed=2))
+
+
+def test_caption(model, images):
+  """Greedy by default: the seed changes nothing. A limit holds."""
+  said = model.caption(images, limit=6)
+  assert len(said) == 5 and all(isinstance(text, str) and len(model.text.encode(text)) for text in said)
+  assert said == model.caption(images, seed=9, limit=6, batch_size=2) != model.caption(images, WARM, limit=6)
+  assert model.caption(images[:2], limit=10**6)          # no more than a training row held
+  with pytest.raises(ValueError, match="guidance_scale: 2.0 must be 1 for text"):
+    model.caption(images, Sampling(guidance_scale=2.0))
+  with pytest.raises(ValueError, match="limit: 0 must be at least 1"):
+    model.caption(images, limit=0)
+
+
+def test_complete(model):
+  texts = ["a red", "", "a small green ring "]
+  done = model.complete(texts, limit=8)
+  assert all(out.startswith(text) for text, out in zip(texts, done)) and any(len(d) > len(t) for t, d in zip(texts, done))
+  assert done == model.complete(texts, seed=5, limit=8)
+  with pytest.raises(ValueError, match="text 1: .* leave no room in the 128 of a training row"):
+    model.complete(["a", "?" * 127], limit=8)
+
+
+def test_infill_knows_nothing_of_the_hole(model, images):
+  """Pictures that differ only under the mask come back the same; outside, keep_original keeps every pixel."""
+  masks = np.zeros(images.shape[:3], bool)
+  for n in range(len(masks)):
+    masks[n, 2 + n:9 + n, 3:11 - n] = True
+  noise = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+  other = np.where(masks[..., None], noise, images)
+  filled = model.infill(images, masks, ["a red ring"] * 5, WARM, seed=1)
+  assert filled.shape == images.shape and filled.dtype == np.uint8
+  assert np.array_equal(filled, model.infill(other, masks, ["a red ring"] * 5, WARM, seed=1, batch_size=2))
+  pasted = model.infill(images, masks, ["a red ring"] * 5, WARM, seed=1, keep_original=True)
+  assert np.array_equal(pasted[~masks], images[~masks]) and np.array_equal(pasted[masks], filled[masks])
+  assert not np.array_equal(filled, model.infill(images, masks, ["a red ring"] * 5, WARM, seed=2))
+  guided = model.infill(images[:2], masks[:2], ["a red ring", ""], Sampling(guidance_scale=9.0), seed=1)
+  assert np.array_equal(guided[1], model.infill(images[:2], masks[:2], ["a red ring", ""], WARM, seed=1)[1])
+
+
+def test_infill_keeps_the_codes_outside(model, images):
+  """What is decoded are the kept codes where they were and the drawn ones in the hole's places."""
+  seen = []
+  spying = dataclasses.replace(model, image=Spy(model.image, seen))
+  masks = np.zeros(images.shape[:3], bool)
+  masks[:, 5, 6] = masks[:, 5, 9] = masks[:, 12, :] = True
+  spying.infill(images, masks, sampling=WARM)
+  hole = hole_of(masks, 4)
+  assert hole[0].tolist() == [[0] * 4, [0, 1, 1, 0], [0] * 4, [1] * 4]
+  kept = model.image.encode(erase(images, masks))
+  assert np.array_equal(seen[0][~hole], kept[~hole]) and not np.array_equal(seen[0][hole], kept[hole])
+
+
+class Spy:
+  """An ImageModality that notes what is decoded."""
+
+  def __init__(self, image, seen: list):
+    self.image, self.seen = image, seen
+
+  def __getattr__(self, name):
+    return getattr(self.image, name)
+
+  def decode(self, codes):
+    self.seen.append(codes.copy())
+    return self.image.decode(codes)
+
+
+def test_erase():
+  """The mean colour of the kept pixels around the mask; of a mask at the border, those that there are."""
+  image = np.arange(5 * 5 * 3, dtype=np.uint8).reshape(1, 5, 5, 3)
+  mask = np.zeros((1, 5, 5), bool)
+  mask[0, 0, 0] = True
+  out = erase(image, mask)
+  assert out[0, 0, 0].tolist() == np.round((image[0, 0, 1].astype(int) + image[0, 1, 0] + image[0, 1, 1]) / 3).tolist()
+  assert np.array_equal(out[~mask], image[~mask]) and image[0, 0, 0, 1] == 1
+  assert (erase(image, np.ones_like(mask)) == 128).all()
+
+
+@pytest.mark.parametrize("mask, says", [
+    (np.zeros((1, 16, 16), bool), "mask 0 covers nothing"),
+    (np.ones((1, 16, 16), bool), "mask 0 leaves none of the 16 codes"),
+    (np.tile(np.arange(16) % 4 == 0, (1, 16, 1)), "leaves none of the 16 codes .* mask less, or draw the whole with generate"),
+    (np.zeros((1, 16, 8), bool), r"masks are bool\[1, 16, 8\], must be bool\[1, 16, 16\]"),
+    (np.zeros((1, 16, 16), np.uint8), "masks are uint8")])
+def test_bad_masks(model, images, mask, says):
+  with pytest.raises(ValueError, match=says):
+    model.infill(images[:1], mask)
+
+
+def test_reconstruct_and_log_likelihood(model, images):
+  assert np.array_equal(model.reconstruct(images), model.image.decode(model.image.encode(images)))
+  captions = ["a red ring", "", "two things", "blue", "ß"]
+  nats = model.log_likelihood(captions, images)
+  assert nats.shape == (5,) and (nats < 0).all()
+  np.testing.assert_allclose(nats, model.log_likelihood(captions, images, batch_size=2), atol=1e-4)
+  assert model.log_likelihood([], images[:0]).shape == (0,)
+  with pytest.raises(ValueError, match="2 for 5 pictures"):
+    model.log_likelihood(["a", "b"], images)
+
+
+@pytest.mark.parametrize("images", [np.zeros((1, 16, 16), np.uint8), np.zeros((1, 32, 32, 3), np.uint8),
+                                    np.zeros((1, 16, 16, 3), np.float32)])
+def test_wrong_pictures(model, images):
+  for call in (model.caption, model.reconstruct, lambda x: model.infill(x, np.ones((1, 16, 16), bool)),
+               lambda x: model.log_likelihood(["a"], x)):
+    with pytest.raises(ValueError, match=r"must be uint8\[n 16 16 3\]; unitok.data.pictures.square"):
+      call(images)
+
+
+def test_wrong_prompts_and_settings(model):
+  with pytest.raises(ValueError, match=r"prompt 1: \d+ tokens, of which 400 are text, .* at most 111 text tokens do"):
+    model.generate(["a", "?" * 400])
+  assert model.generate(["?" * 111]).shape == (1, 16, 16, 3)
+  with pytest.raises(ValueError, match="is one string, must be a list"):
+    model.generate("a red circle")
+  with pytest.raises(ValueError, match="seed: -1 must be in 0"):
+    model.generate(["a"], seed=-1)
+  with pytest.raises(ValueError, match="sampling.top_p: 2.0 must be"):
+    model.generate(["a"], Sampling(top_p=2.0))
+  with pytest.raises(ValueError, match="batch_size: 0 must be"):
+    model.generate(["a"], batch_size=0)
+  decoder = dataclasses.replace(model.config.decoder, tasks={"text": 1.0, "image_to_text": 0.0})
+  untrained = dataclasses.replace(model, config=dataclasses.replace(model.config, decoder=decoder))
+  for call in (lambda: untrained.generate(["a"]), lambda: untrained.caption(np.zeros((1, 16, 16, 3), np.uint8))):
+    with pytest.raises(ValueError, match="was not trained for it"):
+      call()
+
+
+def test_open_says_what_is_missing(folder, tmp_path):
+  with pytest.raises(ValueError, match="is no run's folder"):
+    Model.open(tmp_path / "nothing")
+  for part, says in (("decoder", "decoder: no such folder; train this stage first"),
+                     ("text_tokenizer", "no text tokenizer"), ("image_tokenizer", "image_tokenizer: no such folder")):
+    shutil.copytree(folder, tmp_path / part)
+    shutil.rmtree(tmp_path / part / part)
+    with pytest.raises(ValueError, match=says):
+      Model.open(tmp_path / part)
+
+
+def test_other_tokenizers_are_refused(folder, tmp_path):
+  """A text tokenizer of other pieces beside the same vocabulary."""
+  shutil.copytree(folder, tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / "text_tokenizer")
+  config = dataclasses.replace(small_run.CONFIG, text=dataclasses.replace(small_run.CONFIG.text, model="unigram"))
+  small_run.train.text_tokenizer.run(config, tmp_path / "run")
+  with pytest.raises(ValueError, match="its text tokenizer is .*, the decoder was trained on"):
+    Model.open(tmp_path / "run")
+
+
+def test_samples_in_the_report(folder):
+  """The decoder's training drew the same eight prompts, with the run's own seed."""
+  samples = folder / "report" / "samples"
+  said = json.loads((samples / "decoder_000003.json").read_text())
+  source = open_source(small_run.CONFIG.data, "val")
+  assert said == {"step": 3, "seed": 0, "prompts": [source[n].captions[0] for n in range(8)]}
+  with Image.open(samples / "decoder_000003.png") as picture:
+    assert picture.size == (8 * 16, 16)
+    drawn = np.asarray(picture).reshape(16, 8, 16, 3).swapaxes(0, 1)
+  assert np.array_equal(drawn, Model.open(folder).generate(said["prompts"], seed=0))
+  assert read_vocabulary(folder).fingerprint

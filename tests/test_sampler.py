@@ -1,0 +1,289 @@
+"""The compiled sampler against the plain forward pass, and the attention rule against gradients."""
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from unitok import config as c
+from unitok.config import Sampling
+from unitok.models import attention
+from unitok.objectives import OBJECTIVES
+from unitok.objectives.codes import Codes
+from unitok.sampling import rules
+from unitok.sampling.sampler import Sampler
+from unitok.sequence import FOREVER, PADDING, Batch, build, visible
+from unitok.steps import Language
+from unitok.vocab import make_vocabulary
+
+V = make_vocabulary({"text": 20, "image": 30}, {})
+GRID, LIMIT, ROW = (3, 4), 7, 96
+GREEDY = Sampling(temperature=0.0)
+
+
+def language(layers: int = 2, sharpness: float = 30.0):
+  """(Language, params) with random weights whose predictions are far from even."""
+  model = Language(c.Decoder(layers=layers, width=16, heads=2, kv_heads=1, hidden=16, rope_base=100.0), V.size,
+                   tuple(OBJECTIVES))
+  params = model.init(jax.random.key(5))
+  params["head"]["kernel"] = params["head"]["kernel"] * sharpness
+  return model, params
+
+
+@pytest.fixture(scope="module")
+def sampler():
+  return Sampler(*language(), V)
+
+
+def to_draw(name: str, seed: int, length: int | None = None, null: bool = False):
+  """A document of the objective with something to draw. null: the same without its caption."""
+  rng = np.random.default_rng(seed)
+  words = rng.integers(0, 20, rng.integers(0, 6) if length is None else length).astype(np.int32)
+  image = rng.integers(0, 30, GRID).astype(np.int32)
+  unknown = np.full(LIMIT, -1, np.int32)
+  if name == "text_to_image":
+    codes = Codes((words,), np.full(GRID, -1, np.int32))
+  elif name == "infill":
+    hole = rng.random(GRID) < 0.5
+    hole[0, 0], hole[1, 1] = False, True
+    codes = Codes((words,), np.where(hole, np.int32(-1), image))
+  else:
+    codes = Codes((unknown if name == "image_to_text" else np.concatenate([words, unknown]),), image)
+  codes = codes._replace(text=(words[:0],)) if null else codes
+  return build(OBJECTIVES[name](codes, rng, 0.0), V)
+
+
+def asked(document) -> np.ndarray:
+  """Tokens whose prediction is drawn, in order."""
+  return np.flatnonzero(document.fills >= 0)
+
+
+def filled(document, ids):
+  """The document with what was drawn as its inputs; what was not drawn, behind a text's end, is 0."""
+  inputs = document.inputs.copy()
+  for at, one in zip(asked(document), ids):
+    if document.fills[at] < FOREVER:
+      inputs[document.fills[at]] = one
+  return document._replace(inputs=np.maximum(inputs, 0))
+
+
+def forward(sampler, document) -> np.ndarray:
+  """f32[l v] of the uncached model."""
+  row = packed([document], ROW)
+  return np.asarray(whole(sampler.language, sampler.params, row))[0, :document.length]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def whole(language, params, batch):
+  """The uncached model on a Batch of one shape, so that it compiles once."""
+  return language.model(params)(batch.inputs, batch.positions, attention.rule_of(batch))
+
+
+def legal(document, at: int) -> np.ndarray:
+  out = V.allowed(V.blocks[document.blocks[at]].name)
+  if document.ends[at] >= 0:
+    out[document.ends[at]] = True
+  return out
+
+
+def mixed(count: int):
+  """Documents of all objectives and lengths, side by side."""
+  return [to_draw(name, seed) for seed in range(count) for name in OBJECTIVES]
+
+
+@pytest.fixture
+def spy(sampler, monkeypatch):
+  """A new sampler, and the list of the logits f32[b v] that its loop draws from, filled as it runs."""
+  seen, draw = [], rules.draw
+
+  def watched(logits, allowed, keys, sampling):
+    jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits, ordered=True)
+    return draw(logits, allowed, keys, sampling)
+
+  monkeypatch.setattr(rules, "draw", watched)
+  return Sampler(sampler.language, sampler.params, V), seen
+
+
+def test_cached_decoding_is_the_full_forward_pass(spy):
+  """Every logit drawn from equals that of one uncached pass over the finished document, and greedy is its argmax.
+
+  Documents of all objectives and lengths share a batch, so that padding, placeholders and ends must not matter.
+  """
+  sampler, seen = spy
+  documents = mixed(4)
+  drawn = sampler.draw(documents, GREEDY, 0)
+  jax.effects_barrier()
+  for row, (document, ids) in enumerate(zip(documents, drawn)):
+    logits, first = forward(sampler, filled(document, ids)), asked(document)[0]
+    for at, one in zip(asked(document), ids):
+      np.testing.assert_allclose(seen[at - first][row], logits[at], atol=1e-4)
+      assert one == np.where(legal(document, at), logits[at], -np.inf).argmax()
+
+
+def test_guidance_is_taken_from_both_passes(spy):
+  """u + s (c - u) at every place, u with the null caption and what was drawn so far."""
+  sampler, seen = spy
+  for name in ("text_to_image", "infill"):
+    documents = [to_draw(name, seed, length=4) for seed in range(3)]
+    nulls = [to_draw(name, seed, length=4, null=True) for seed in range(3)]
+    seen.clear()
+    drawn = sampler.draw(documents, Sampling(temperature=0.0, guidance_scale=2.5), 0, nulls)
+    jax.effects_barrier()
+    for row, (document, null, ids) in enumerate(zip(documents, nulls, drawn)):
+      with_it, without = forward(sampler, filled(document, ids)), forward(sampler, filled(null, ids))
+      for at, other in zip(asked(document), asked(null)):
+        want = without[other] + 2.5 * (with_it[at] - without[other])
+        np.testing.assert_allclose(seen[at - asked(document)[0]][row], want, atol=5e-4)
+  with pytest.raises(ValueError, match="guidance needs the documents without their condition"):
+    sampler.draw(documents, Sampling(guidance_scale=2.0), 0)
+
+
+def test_guidance_scale_one_is_plain(sampler):
+  documents = [to_draw("text_to_image", seed, length=4) for seed in range(4)]
+  nulls = [to_draw("text_to_image", seed, null=True) for seed in range(4)]
+  plain, guided = sampler.draw(documents, Sampling(), 3), sampler.draw(documents, Sampling(guidance_scale=1.0), 3, nulls)
+  assert all(np.array_equal(a, b) for a, b in zip(plain, guided))
+  assert np.array_equal(rules.guide(1.0, 2.0, 1.0), 1.0)
+
+
+def test_form_of_what_is_drawn(sampler):
+  """A picture has exactly its grid, a hole its places, in the image's block; a text ends with [eos] or at the limit."""
+  documents = mixed(24)
+  drawn = sampler.draw(documents, Sampling(), 1)
+  ended = []
+  for document, ids in zip(documents, drawn):
+    end = document.ends[asked(document)[0]]
+    if end < 0:
+      assert len(ids) == len(asked(document)) and V.allowed("image")[ids].all()
+    else:
+      ended.append(ids[-1] == end)
+      assert V.allowed("text")[ids[:-1]].all() and (ended[-1] or len(ids) == LIMIT and V.allowed("text")[ids[-1]])
+  assert 0 < sum(ended) < len(ended)     # both happened
+  pictures = [ids for n, ids in enumerate(drawn) if documents[n].inputs[0] == V.special("[text_to_image]")]
+  assert len(pictures) == 24 and {len(ids) for ids in pictures} == {GRID[0] * GRID[1]}
+
+
+def test_same_whatever_the_batch(sampler):
+  """A draw depends on the seed and the row's number, not on its neighbours or their count."""
+  documents = mixed(2)
+  together = sampler.draw(documents, Sampling(), 7)
+  alone = [sampler.draw([documents[n]], Sampling(), 7, first_row=n)[0] for n in range(4)]   # one an objective
+  halves = sampler.draw(documents[:3], Sampling(), 7) + sampler.draw(documents[3:], Sampling(), 7, first_row=3)
+  assert all(np.array_equal(a, b) for a, b in zip(together, halves, strict=True))
+  assert all(np.array_equal(a, b) for a, b in zip(together, alone))
+  other = sampler.draw(documents, Sampling(), 8)
+  assert any(not np.array_equal(a, b) for a, b in zip(together, other))
+  same = [documents[0]] * 4
+  assert len({ids.tobytes() for ids in sampler.draw(same, Sampling(), 7)}) > 1   # rows differ
+
+
+@pytest.mark.parametrize("sampling", [Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(temperature=1e-4)])
+def test_narrowest_is_greedy(sampler, sampling):
+  documents = mixed(2)
+  for greedy, narrow in zip(sampler.draw(documents, GREEDY, 0), sampler.draw(documents, sampling, 5)):
+    assert np.array_equal(greedy, narrow)
+
+
+def test_rules():
+  """The ids that stay, and how often each is drawn."""
+  logits = np.log(np.array([[0.1, 0.4, 0.2, 0.3]], np.float32))
+  kept = lambda x: np.flatnonzero(np.isfinite(np.asarray(x)[0])).tolist()
+  assert [kept(rules.top_k(logits, k)) for k in (1, 2, 9)] == [[1], [1, 3], [0, 1, 2, 3]]
+  assert [kept(rules.top_p(logits, p)) for p in (0.3, 0.5, 0.75, 1.0)] == [[1], [1, 3], [1, 2, 3], [0, 1, 2, 3]]
+  keys = jax.random.split(jax.random.key(0), 4_000)
+  many, allowed = np.repeat(logits, 4_000, 0), np.tile([True, True, True, False], (4_000, 1))
+  share = lambda sampling: np.bincount(rules.draw(many, allowed, keys, sampling), minlength=4) / 4_000
+  np.testing.assert_allclose(share(Sampling()), np.array([1, 4, 2, 0]) / 7, atol=0.03)
+  np.testing.assert_allclose(share(Sampling(temperature=0.5)), np.array([1, 16, 4, 0]) / 21, atol=0.03)
+  np.testing.assert_allclose(share(Sampling(top_k=2)), np.array([0, 2, 1, 0]) / 3, atol=0.03)
+
+
+@pytest.mark.parametrize("setting, says", [
+    (dict(temperature=-1.0), "sampling.temperature: -1.0 must be"),
+    (dict(temperature=float("inf")), "sampling.temperature: inf must be"),
+    (dict(temperature=float("nan")), "sampling.temperature: nan must be"),
+    (dict(top_k=-2), "sampling.top_k: -2 must be"),
+    (dict(top_p=0.0), "sampling.top_p: 0.0 must be"),
+    (dict(top_p=1.5), "sampling.top_p: 1.5 must be"),
+    (dict(guidance_scale=-0.5), "sampling.guidance_scale: -0.5 must be"),
+    (dict(guidance_scale=float("inf")), "sampling.guidance_scale: inf must be")])
+def test_settings_out_of_range(sampler, setting, says):
+  with pytest.raises(ValueError, match=says):
+    sampler.draw(mixed(1), Sampling(**setting), 0)
+
+
+def test_nothing_to_draw(sampler):
+  whole = build(OBJECTIVES["text_to_image"](Codes((), np.zeros(GRID, np.int32)), np.random.default_rng(0), 0.0), V)
+  with pytest.raises(ValueError, match="nothing to draw"):
+    sampler.draw([whole], Sampling(), 0)
+  assert sampler.draw([], Sampling(), 0) == []
+
+
+def known(name: str, seed: int):
+  """A document of training."""
+  rng = np.random.default_rng(seed)
+  codes = Codes((rng.integers(0, 20, 4 + seed).astype(np.int32),), rng.integers(0, 30, GRID).astype(np.int32))
+  return build(OBJECTIVES[name](codes, rng, 0.0), V)
+
+
+def test_log_likelihood(sampler):
+  """The sum over what carries loss, whatever is beside it."""
+  documents = [known(name, seed) for seed in range(3) for name in OBJECTIVES]
+  for document, found in zip(documents, sampler.log_likelihood(documents, batch_size=5)):
+    log_p = np.asarray(jax.nn.log_softmax(forward(sampler, document)))
+    at = np.flatnonzero(document.loss_weights)
+    np.testing.assert_allclose(found, log_p[at, document.targets[at]].sum(), atol=1e-4)
+  assert sampler.log_likelihood([]).shape == (0,)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_target_depends_on_what_the_rule_shows_and_on_no_other(name):
+  """By gradient through one layer, where nothing is seen by way of another token."""
+  model, params = language(layers=1, sharpness=1.0)
+  mix = jax.random.normal(jax.random.key(0), (V.size,))
+
+  @jax.jit
+  def slope(table, batch):
+    outputs = lambda t: (whole(model, {**params, "embed": {"embedding": t}}, batch)[0] * mix).sum(-1)
+    return abs(jax.jacrev(outputs)(table)).max(-1)                        # [i id]
+
+  for seed in range(3):
+    document = known(name, seed)
+    row, length = packed([document], 32), document.length
+    row = row._replace(inputs=np.arange(32, dtype=np.int32)[None])         # so every token has a row of the table
+    depends = np.asarray(slope(params["embed"]["embedding"], row))[:length, :length] > 0
+    seen = visible(document.order, document.visible_from, document.visible_until, np.ones(length, int))
+    at = np.flatnonzero(document.loss_weights)
+    assert np.array_equal(depends[at], seen[at] | np.eye(length, dtype=bool)[at]), name
+
+
+def packed(documents, length: int) -> Batch:
+  """Documents behind each other in one row."""
+  fields = {}
+  for name in Batch._fields:
+    if name in ("segment_ids", "tasks"):
+      values = [np.full(d.length, n + (name == "segment_ids"), np.int32) for n, d in enumerate(documents)]
+    else:
+      values = [getattr(d, name) for d in documents]
+    row = np.concatenate(values)
+    padding = np.full((length - len(row), *row.shape[1:]), PADDING[name], row.dtype)
+    fields[name] = np.concatenate([row, padding])[None]
+  return Batch(**fields)
+
+
+def test_packed_documents_do_not_know_each_other(sampler):
+  """Another second document leaves the first one's logits as they were; the packed loss is the sum of the single ones."""
+  documents = [known(name, n) for n, name in enumerate(OBJECTIVES)]
+  logits = lambda batch: np.asarray(whole(sampler.language, sampler.params, batch))
+  one, two = packed(documents[:2], ROW), packed([documents[0], documents[3]], ROW)
+  first = documents[0].length
+  assert np.array_equal(logits(one)[0, :first], logits(two)[0, :first])
+  assert not np.array_equal(logits(one)[0, first:], logits(two)[0, first:])
+  loss_of = jax.jit(sampler.language.loss)
+  loss, together = loss_of(sampler.params, packed(documents, ROW))
+  single = [loss_of(sampler.params, packed([d], ROW)) for d in documents]
+  for n, (document, (_, alone)) in enumerate(zip(documents, single)):
+    np.testing.assert_allclose(together.total[n], alone.total[0], rtol=1e-5)
+    assert together.count[n] == alone.count[0] == (document.loss_weights > 0).sum()
+  np.testing.assert_allclose(loss, np.average([mean for mean, _ in single], weights=[d.loss_weights.sum() for d in documents]),
+                             rtol=1e-5)

@@ -1,0 +1,161 @@
+"""Scenes: seeded and disjoint, held-out combinations kept out, captions and pictures that read back to their truth."""
+import collections
+
+import numpy as np
+import pytest
+
+from unitok import config as c
+from unitok.data.scenes import (BACKGROUNDS, COLOURS, PLACES, RADII, SHAPES, TEMPLATES, Scene, Thing, caption,
+                                combinations, coverage, draw, open_scenes)
+from unitok.evaluation.scenes import attribute_score, background_of, read_caption, read_pictures
+
+DATA = c.Scenes(image_size=36, train_examples=600, val_examples=300)
+
+
+def records(split, data=DATA, n=300):
+  source = open_scenes(data, split)
+  return [source[i] for i in range(min(n, len(source)))]
+
+
+def truth(record):
+  return frozenset(record.fields["scene"].things)
+
+
+def test_as_large_as_asked():
+  assert len(SHAPES) >= 6 and len(COLOURS) >= 8 and len(RADII) == 2 and len(PLACES) == 9 and len(BACKGROUNDS) == 4
+  assert len(TEMPLATES) >= 6
+  assert [len(open_scenes(DATA, split)) for split in ("train", "val", "heldout")] == [600, 300, 300]
+
+
+def test_seeded_and_in_any_order():
+  first, again = records("val", n=20), records("val", c.Scenes(**vars(DATA)), n=20)
+  for a, b in zip(first, reversed([open_scenes(DATA, "val")[i] for i in reversed(range(20))])):
+    assert a.captions == b.captions and np.array_equal(a.image, b.image)
+  assert all(np.array_equal(a.image, b.image) for a, b in zip(first, again))
+  other = records("val", c.Scenes(**{**vars(DATA), "seed": 1}), n=20)
+  assert not any(np.array_equal(a.image, b.image) for a, b in zip(first, other))
+
+
+def test_splits_are_disjoint():
+  seen = collections.Counter(r.image.tobytes() for split in ("train", "val", "heldout") for r in records(split))
+  assert max(seen.values()) == 1
+  keys = [r.key for split in ("train", "val", "heldout") for r in records(split)]
+  assert len(set(keys)) == len(keys)
+
+
+def test_held_out_combinations():
+  kept_out = {tuple(pair.split()) for pair in DATA.held_out}
+  pairs = lambda record: {(t.colour, t.shape) for t in truth(record)}
+  for split in ("train", "val"):
+    assert not any(pairs(r) & kept_out for r in records(split, n=600))
+  assert all(pairs(r) & kept_out for r in records("heldout"))
+  shown = set().union(*(pairs(r) for r in records("train", n=600)))
+  assert len(shown) == len(COLOURS) * len(SHAPES) - len(kept_out)
+  for colour, shape in kept_out:      # each part is known, only their meeting is new
+    assert any(c == colour for c, _ in shown) and any(s == shape for _, s in shown)
+
+
+@pytest.mark.parametrize("pair", ["red", "red sphere", "mauve circle", "red small circle"])
+def test_unknown_combination(pair):
+  with pytest.raises(ValueError, match=f"data.held_out: '{pair}' is no"):
+    combinations((pair,))
+
+
+def test_too_small_and_unknown_split():
+  with pytest.raises(ValueError, match="data.image_size: 8 pixels.*at least 16"):
+    open_scenes(c.Scenes(image_size=8), "val")
+  with pytest.raises(ValueError, match="no split 'test'"):
+    open_scenes(DATA, "test")
+  with pytest.raises(IndexError):
+    open_scenes(DATA, "val")[300]
+  assert not len(open_scenes(c.Scenes(held_out=()), "heldout"))
+
+
+def test_two_objects_on_average_and_every_attribute():
+  scenes = [r.fields["scene"] for r in records("train", n=600)]
+  count = [len(s.things) for s in scenes]
+  assert set(count) == {1, 2, 3} and 1.9 < np.mean(count) < 2.1
+  for at, values in enumerate((RADII, COLOURS, SHAPES, PLACES)):
+    assert {t[at] for s in scenes for t in s.things} == set(values)
+  assert {s.background for s in scenes} == set(BACKGROUNDS)
+  assert all(len({t.place for t in s.things}) == len(s.things) for s in scenes)
+  assert len({s.centres for s in scenes}) == len(scenes)    # jittered
+
+
+def test_boxes_inside_and_around_what_is_drawn():
+  side = 72
+  for record in records("val", n=50):
+    scene = record.fields["scene"]
+    for thing, centre, (x0, y0, x1, y1) in zip(scene.things, scene.centres, scene.boxes):
+      assert -0.005 < x0 < x1 < 1.005 and -0.005 < y0 < y1 < 1.005      # 0.2 of 36 pixels, where no shape reaches
+      covered = coverage(thing.shape, thing.size, centre, side) > 0.5
+      rows, columns = np.flatnonzero(covered.any(1)), np.flatnonzero(covered.any(0))
+      assert x0 * side - 1 <= columns[0] and columns[-1] <= x1 * side
+      assert y0 * side - 1 <= rows[0] and rows[-1] <= y1 * side
+
+
+@pytest.mark.parametrize("side", [16, 32, 36, 64, 97])
+def test_any_size(side):
+  some = records("val", c.Scenes(image_size=side, val_examples=40))
+  assert all(r.image.shape == (side, side, 3) and r.image.dtype == np.uint8 for r in some)
+  found = read_pictures(np.stack([r.image for r in some]))
+  if side >= 32:
+    assert np.mean([f == truth(r) for f, r in zip(found, some)]) == 1
+
+
+def test_captions_read_back():
+  some = records("train", n=300)
+  assert all(read_caption(text) == truth(r) for r in some for text in r.captions)
+  assert all(len(r.captions) == 4 for r in some)
+  scene = Scene((Thing("small", "red", "circle", "top left"), Thing("large", "blue", "bar", "bottom")), "white",
+                ((0.16, 0.16), (0.5, 0.83)))
+  texts = {caption(scene, np.random.default_rng(n)) for n in range(200)}
+  assert len(texts) == 2 * len(TEMPLATES)     # every template, the objects in any order
+  assert {read_caption(text) for text in texts} == {frozenset(scene.things)}
+
+
+@pytest.mark.parametrize("text", [
+    "", "a red circle at the top", "a small red at the top", "a small red circle", "a small red blue circle at the top",
+    "a small red circle at the top left right", "a small red circle at the top and a large blue bar at the top",
+    "a small red circle at the top, a large"])
+def test_captions_not_well_formed(text):
+  assert read_caption(text) is None
+
+
+def test_parser_on_originals():
+  """The ceiling of every figure: >= 0.99 of whole pictures."""
+  for split in ("val", "heldout"):
+    some = records(split)
+    found = read_pictures(np.stack([r.image for r in some]))
+    assert np.mean([f == truth(r) for f, r in zip(found, some)]) >= 0.99
+
+
+def test_parser_bears_noise():
+  """Noise of 20 grey levels and one pixel of blur leave nearly all objects readable."""
+  some = records("val", n=150)
+  images = np.stack([r.image for r in some]).astype(np.float32)
+  share = lambda pictures: np.mean([len(f & truth(r)) / len(truth(r)) for f, r in zip(
+      read_pictures(np.clip(np.round(pictures), 0, 255).astype(np.uint8)), some)])
+  assert share(images + np.random.default_rng(0).normal(0, 20, images.shape)) >= 0.97
+  blurred = (4 * images + sum(np.roll(images, shift, axis) for axis in (1, 2) for shift in (-1, 1))) / 8
+  assert share(blurred) >= 0.95
+
+
+def test_parser_sees_what_is_not_there():
+  """An empty picture has nothing, a moved object is at another place."""
+  scene = records("val", n=1)[0].fields["scene"]
+  empty = draw(scene._replace(things=(), centres=()), 36)[None]
+  assert read_pictures(empty) == [frozenset()] and background_of(empty) == [scene.background]
+  one = Scene((Thing("large", "blue", "ring", "left"),), "black", ((1 / 6, 1 / 2),))
+  turned = draw(one, 36)[None, :, ::-1]
+  assert read_pictures(turned) == [frozenset([Thing("large", "blue", "ring", "right")])]
+
+
+def test_attribute_score():
+  a = Thing("small", "red", "circle", "top")
+  b = Thing("large", "blue", "bar", "left")
+  score = lambda *found: attribute_score(frozenset([a]), frozenset(found))
+  assert score(a) == 1 and score() == 0 and score(b) == 0
+  assert score(a._replace(colour="blue")) == 0.75 and score(a._replace(place="bottom")) == 0.75
+  assert score(a, b) == 1      # what was not asked is the exact accuracy's business
+  assert attribute_score(frozenset([a, b]), frozenset([a])) == 0.5

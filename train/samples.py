@@ -1,0 +1,61 @@
+"""The same prompts drawn while the decoder trains: WORKDIR/report/samples/decoder_STEP.png, the prompts in .json."""
+import json
+from collections.abc import Callable
+
+import numpy as np
+from etils import epath
+
+from unitok.config import Config
+from unitok.data.drawings import png, write
+from unitok.data.record import BadRecord
+from unitok.data.shards import write_json
+from unitok.data.sources import captions, open_source
+from unitok.modalities.text import TextModality
+from unitok.model import Model
+from unitok.run import load_image_tokenizer
+from unitok.sampling.sampler import Sampler
+
+COUNT = 8
+
+
+def drawer(config: Config, workdir) -> Callable:
+  """on_sample(language, vocabulary, step, params) of the decoder stage: one picture a prompt, side by side.
+
+  Prompts and seed are the same every time, so that a picture differs from the last by what was learned. The
+  tokenizers are read and the sampler is compiled at the first call.
+  """
+  workdir, kept = epath.Path(workdir), []
+
+  def draw(language, vocabulary, step: int, params) -> None:
+    if not config.decoder.tasks.get("text_to_image"):
+      return
+    if not kept:
+      kept.append(Model(config, vocabulary, TextModality.load(workdir / "text_tokenizer"), load_image_tokenizer(workdir),
+                        Sampler(language, params, vocabulary)))
+    model = kept[0]
+    model.sampler.params = params
+    texts = prompts(config)
+    pictures = model.generate(texts, seed=config.seed)
+    name = workdir / "report" / "samples" / f"decoder_{step:06d}"
+    write(f"{name}.json", json.dumps({"step": step, "seed": config.seed, "prompts": texts}, indent=1).encode())
+    write(f"{name}.png", png(np.concatenate(list(pictures), 1)))
+  return draw
+
+
+def prompts(config: Config) -> list[str]:
+  """The config's, else the first captions of the validation split (of the training split where there is none)."""
+  if config.evaluation.prompts:
+    return list(config.evaluation.prompts)
+  for split in ("val", "train"):
+    source, found = open_source(config.data, split), []
+    for index in range(min(len(source), 10 * COUNT)):
+      if len(found) == COUNT:
+        break
+      try:
+        found += captions(source, index)[:1]
+      except BadRecord:
+        if config.data.on_bad == "stop":
+          raise
+    if found:
+      return found
+  return [""] * COUNT

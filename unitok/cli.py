@@ -1,0 +1,254 @@
+"""Draw, caption, fill in and continue with a trained model; look into a run's folder; check a data source."""
+# The program: it parses, calls unitok.commands and prints. What needs jax is imported when a command runs.
+import dataclasses
+import errno
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from typing import Annotated, Union
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg, subcommand
+
+from unitok import commands
+from unitok import config as c
+
+Files = Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE…", help_behavior_hint="")]
+OWN = "(default: the run's for pictures, greedy for text)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+  json: bool = False
+  """Print one JSON object on stdout, for machines."""
+  debug: bool = False
+  """Show the traceback of an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Command):
+  model: Annotated[str, arg(metavar="DIR")]
+  """Folder of a run (the --workdir of its training)."""
+  seed: int = 0
+  """The same seed draws the same."""
+  temperature: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
+  """Below 1 plays safe, 0 takes the most likely."""
+  top_k: Annotated[int | None, arg(metavar="INT", help_behavior_hint=OWN)] = None
+  """Draw from the k most likely; 0 from all."""
+  top_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
+  """Draw from the most likely that make up this share."""
+  guidance_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
+  """How much a picture keeps to its prompt; 1 is plain sampling (text takes no other)."""
+  batch_size: int = 64
+  """Drawn side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Drawing):
+  """Draw a picture for each prompt."""
+  texts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT…", help_behavior_hint="")] = ()
+  """Prompts; "" draws whatever the model likes."""
+  prompts: Annotated[str, arg(metavar="FILE")] = ""
+  """File with a prompt on each line."""
+  out: Annotated[str, arg(metavar="DIR")] = "drawn"
+  """Where the PNG files go; several also come as one grid.png."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(Drawing):
+  """Say what is in each picture."""
+  pictures: Files = ()
+  """Picture files."""
+  limit: int = 64
+  """Longest caption, text tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Infill(Drawing):
+  """Draw a part of each picture anew."""
+  pictures: Files = ()
+  """Picture files."""
+  mask: Annotated[str, arg(metavar="PNG|x,y,w,h")]
+  """What is drawn anew: the white part of a picture of the same size, or a box in the picture's pixels."""
+  prompt: str = ""
+  """Caption of the whole picture."""
+  keep_original: bool = True
+  """Outside the mask the picture keeps its own pixels; otherwise it is what its codes decode to."""
+  out: Annotated[str, arg(metavar="DIR")] = "drawn"
+  """Where STEM_filled.png goes, and for several grid.png: original, masked, filled in each row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complete(Drawing):
+  """Continue each text."""
+  texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT…", help_behavior_hint="")] = ()
+  """Beginnings."""
+  limit: int = 64
+  """Longest continuation, text tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct(Command):
+  """Show what the image tokenizer keeps of each picture."""
+  model: Annotated[str, arg(metavar="DIR")]
+  """Folder of a run."""
+  pictures: Files = ()
+  """Picture files."""
+  out: Annotated[str, arg(metavar="DIR")] = "drawn"
+  """Where STEM_reconstructed.png goes, and for several grid.png: original, reconstruction in each row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Command):
+  """Tell what a run's folder holds."""
+  folder: Annotated[Positional[str], arg(metavar="DIR")]
+  """Folder of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validate(Command):
+  """List every bad record of a data source: unitok validate FOLDER… or --config FILE, and any --data.FIELD VALUE."""
+  sources: Annotated[Positional[tuple[str, ...]], arg(metavar="FOLDER…", help_behavior_hint="")] = ()
+  """Folders of pictures."""
+  config: Annotated[str, arg(metavar="FILE")] = ""
+  """Config file whose source is read."""
+  fields: Suppress[tuple[str, ...]] = ()
+
+
+COMMANDS: dict[type[Command], Callable[..., commands.Said]] = {
+    Generate: commands.generate,
+    Caption: commands.caption,
+    Infill: commands.infill,
+    Complete: commands.complete,
+    Reconstruct: commands.reconstruct,
+    Info: commands.info,
+    Validate: commands.validate,
+}
+
+
+def parse(argv: list[str]) -> Command:
+  """The command and its options. ValueError for what cannot be understood; SystemExit(0) after --help."""
+  argv, fields = _data_fields(argv) if argv[:1] == ["validate"] else (argv, ())
+  kinds = tuple(Annotated[cls, subcommand(cls.__name__.lower())] for cls in COMMANDS)
+  stderr = io.StringIO()
+  try:
+    with redirect_stderr(stderr):
+      command = tyro.cli(Union[kinds], args=argv or ["--help"], prog="unitok", description=__doc__.splitlines()[0],
+                         config=(FlagCreatePairsOff,))
+  except SystemExit as stop:
+    if not stop.code:
+      raise
+    raise ValueError(_told(stderr.getvalue())) from None
+  return dataclasses.replace(command, fields=fields) if fields else command
+
+
+def _told(box: str) -> str:
+  """tyro's box of an error as one line: what is wrong, and where the options are listed."""
+  lines = [" ".join(re.sub(r"[^\x20-\x7e]", " ", line).split()) for line in box.splitlines()]
+  title, *lines = [line for line in lines if line] or [""]
+  said, hint = [], ""
+  for n, line in enumerate(lines):
+    if line.startswith("Perhaps you meant"):
+      hint = f"; did you mean {lines[n + 1].split()[0]}?" if n + 1 < len(lines) else ""
+    if line.startswith(("Argument helptext", "Perhaps you meant", "For full helptext", "Subcommands", "Available subcommands")):
+      break
+    said.append(line)
+  where = re.search(r"unitok [a-z]* ?--help", " ".join(lines))
+  text = " ".join(said).replace(" (required)", "")
+  hint = hint or f"; {where[0] if where else 'unitok --help'} lists what there is"
+  return f"{text[:1].lower()}{text[1:]}{hint}"
+
+
+def _data_fields(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
+  """validate's words without and with --data.FIELD and its values; a tuple's are all words up to the next option."""
+  several = {name for cls in c.DATA.values() for name, value in c.flat(cls()) if isinstance(value, tuple)}
+  rest, fields, words = [], [], list(argv)
+  while words:
+    word = words.pop(0)
+    if not word.startswith("--data."):
+      rest.append(word)
+      continue
+    fields.append(word)
+    if "=" in word:
+      continue
+    many = word.removeprefix("--data.").replace("-", "_") in several
+    while words and not words[0].startswith("--"):
+      fields.append(words.pop(0))
+      if not many:
+        break
+  return rest, tuple(fields)
+
+
+def show(o: Command, said: commands.Said) -> None:
+  """One JSON object, or a table on a terminal, or plain lines."""
+  if o.json:
+    print(json.dumps(said.data))
+    return
+  if not sys.stdout.isatty():
+    for line in said.lines:
+      print(line)
+    return
+  from rich.console import Console
+  from rich.table import Table
+  from rich.text import Text
+  console, table = Console(), Table(show_header=any(said.columns), box=None, header_style="bold", padding=(0, 2, 0, 0))
+  for name in said.columns:
+    table.add_column(name, overflow="fold")
+  for row in said.rows:
+    table.add_row(*(Text(str(cell)) for cell in row))
+  if said.rows:
+    console.print(table)
+  for note in said.notes:
+    console.print(Text(note))
+
+
+@contextmanager
+def waiting(o: Command):
+  """A sign of life on a terminal while a command runs."""
+  if not sys.stderr.isatty():
+    yield
+    return
+  from rich.console import Console
+  with Console(stderr=True).status(f"{type(o).__name__.lower()} …"):
+    yield
+
+
+def main(argv: list[str] | None = None) -> int:
+  """0; 1 where validate found bad records; 2 after an error, told in one line; 130 for Ctrl-C."""
+  argv = sys.argv[1:] if argv is None else list(argv)
+  try:
+    o = parse(argv)
+    with waiting(o):
+      said = COMMANDS[type(o)](o)
+    show(o, said)
+    sys.stdout.flush()
+    return said.code
+  except KeyboardInterrupt:
+    print("unitok: stopped", file=sys.stderr)
+    return 130
+  except BrokenPipeError:      # the reader has enough, as `head` does
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except (ValueError, OSError, ImportError) as error:
+    if "--debug" in argv:
+      raise
+    print(f"unitok: {message(error)}", file=sys.stderr)
+    return 2
+
+
+def message(error: BaseException) -> str:
+  """One line: what went wrong and, where the system says it, with which file."""
+  if isinstance(error, OSError) and error.strerror:
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the path and its rights"
+    return f"{where}{error.strerror.lower()}; {remedy}"
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+  sys.exit(main())

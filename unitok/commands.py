@@ -1,0 +1,286 @@
+"""What the commands of `unitok` do. Each takes its options from unitok.cli and returns what it has to say.
+
+What needs jax is imported when a command runs.
+"""
+import dataclasses
+import json
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unitok import config as c
+from unitok.data import pictures
+from unitok.data.drawings import png, sheet, write
+from unitok.data.record import BadRecord
+
+GREEDY = c.Sampling(temperature=0.0)
+"""For text, unless the command line says."""
+
+
+@dataclass
+class Said:
+  """What a command has to say: `data` for --json, `lines` for pipes, the table for people."""
+  data: dict[str, Any]
+  lines: list[str]
+  columns: tuple[str, ...]
+  rows: list[tuple[str, ...]]
+  notes: list[str] = field(default_factory=list)
+  code: int = 0
+
+
+def generate(o) -> Said:
+  prompts = [*o.texts, *(_lines_of(o.prompts) if o.prompts else ())]
+  if not prompts:
+    raise ValueError("generate: no prompts; give some (unitok generate --model DIR \"a red circle\") or --prompts FILE")
+  model, data, start = _open(o)
+  sampling = _sampling(o, model.config.sampling)
+  images = model.generate(prompts, sampling, o.seed, o.batch_size)
+  width = len(str(len(prompts) - 1))
+  files = [write(Path(o.out) / f"{n:0{width}d}{_slug(prompt)}.png", png(image))
+           for n, (prompt, image) in enumerate(zip(prompts, images))]
+  data |= _drawn(o, sampling, start, [{"prompt": p, "file": f} for p, f in zip(prompts, files)])
+  return _with_grid(Said(data, files, ("prompt", "file"), list(zip(prompts, files))), o.out, lambda: sheet(images), len(files))
+
+
+def caption(o) -> Said:
+  images, _ = _pictures(o, "caption")
+  model, data, start = _open(o)
+  sampling = _sampling(o, GREEDY)
+  captions = model.caption(images, sampling, o.seed, o.limit, o.batch_size)
+  data |= _drawn(o, sampling, start, [{"file": f, "caption": t} for f, t in zip(o.pictures, captions)])
+  return Said(data, [f"{f}\t{_line(t)}" for f, t in zip(o.pictures, captions)], ("file", "caption"),
+              list(zip(o.pictures, captions)))
+
+
+def infill(o) -> Said:
+  images, config = _pictures(o, "infill")
+  masks = np.stack([_mask(o.mask, file, config.data) for file in o.pictures])
+  model, data, start = _open(o)
+  sampling = _sampling(o, model.config.sampling)
+  filled = model.infill(images, masks, [o.prompt] * len(images), sampling, o.seed, o.keep_original, o.batch_size)
+  files = [write(path, png(image)) for path, image in zip(_names(o.out, o.pictures, "filled"), filled)]
+  masked = np.where(masks[..., None], np.uint8(128), images)
+  data |= _drawn(o, sampling, start, [{"picture": p, "file": f} for p, f in zip(o.pictures, files)])
+  data["prompt"] = o.prompt
+  rows = lambda: sheet(np.stack([images, masked, filled], 1).reshape(-1, *images.shape[1:]), 3)
+  return _with_grid(Said(data, files, ("picture", "file"), list(zip(o.pictures, files))), o.out, rows, len(files))
+
+
+def complete(o) -> Said:
+  if not o.texts:
+    raise ValueError("complete: no text; give some (unitok complete --model DIR \"a red\")")
+  model, data, start = _open(o)
+  sampling = _sampling(o, GREEDY)
+  texts = model.complete(list(o.texts), sampling, o.seed, o.limit, o.batch_size)
+  data |= _drawn(o, sampling, start, [{"text": t, "completed": out} for t, out in zip(o.texts, texts)])
+  return Said(data, [_line(t) for t in texts], ("text", "completed"), list(zip(o.texts, texts)))
+
+
+def reconstruct(o) -> Said:
+  from unitok.run import load_image_tokenizer
+  start, (originals, _) = time.perf_counter(), _pictures(o, "reconstruct")
+  image = load_image_tokenizer(o.model)
+  back = image.decode(image.encode(originals))
+  files = [write(path, png(one)) for path, one in zip(_names(o.out, o.pictures, "reconstructed"), back)]
+  error = ((back.astype(np.float32) - originals) ** 2).mean((1, 2, 3))
+  decibels = [round(float(x), 2) for x in 10 * np.log10(255**2 / np.maximum(error, 1e-6))]
+  outputs = [{"picture": p, "file": f, "psnr_db": d} for p, f, d in zip(o.pictures, files, decibels)]
+  said = Said({"command": "reconstruct", "model": o.model, "seconds": _seconds(start), "outputs": outputs}, files,
+              ("picture", "file", "PSNR"), [(p, f, f"{d} dB") for p, f, d in zip(o.pictures, files, decibels)])
+  rows = lambda: sheet(np.stack([originals, back], 1).reshape(-1, *back.shape[1:]), 2)
+  return _with_grid(said, o.out, rows, len(files))
+
+
+def info(o) -> Said:
+  data = describe(o.folder)
+  text = lambda v: "not there yet" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v)
+  rows = [(name, _line(text(value))) for name, value in _flat(data)]
+  return Said(data, [f"{name}\t{value}" for name, value in rows], ("", ""), rows)
+
+
+def describe(folder: str) -> dict[str, Any]:
+  """What a run's folder holds; None for a stage that has not begun. ValueError where it is no run's folder."""
+  import jax
+  from unitok.checkpoint import load_meta, read_config
+  from unitok.data.shards import read_manifest
+  from unitok.data.sources import SPLITS
+  from unitok.modalities import text
+  from unitok.run import read_vocabulary
+  from unitok.steps import Language, Tokenizer
+  config, folder = read_config(folder), Path(folder)
+
+  def count(init) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
+
+  def stage(name: str, options, more) -> dict | None:
+    if not (folder / name).is_dir():
+      return None
+    try:
+      step = load_meta(folder / name)[1]
+    except ValueError:       # begun, no checkpoint yet
+      return None
+    return {"step": step, "of": options.train.steps, **more()}
+
+  def image_tokenizer():
+    tokenizer = Tokenizer(config.image_tokenizer)
+    return {"parameters": count(lambda key: tokenizer.init(key)[0]), "codebook_size": tokenizer.codebook_size,
+            "codes_a_picture": (config.data.image_size // config.image_tokenizer.downsampling)**2}
+
+  def decoder():
+    vocabulary = read_vocabulary(folder)
+    return {"parameters": count(Language(config.decoder, vocabulary.size, ()).init), "tasks": config.decoder.tasks,
+            "vocabulary": {block.name: block.size for block in vocabulary.blocks}}
+
+  manifest = text.read_manifest(folder / "text_tokenizer")
+  codes = {split: read_manifest(folder / "codes" / split) for split in SPLITS}
+  metrics = folder / "metrics.json"
+  return {
+      "name": config.name, "source": c.source_name(config.data), "image_size": config.data.image_size,
+      "text_tokenizer": manifest and {"pieces": manifest["size"]},
+      "image_tokenizer": stage("image_tokenizer", config.image_tokenizer, image_tokenizer),
+      "codes": {split: found["records"] for split, found in codes.items() if found["finished"]} or None,
+      "decoder": stage("decoder", config.decoder, decoder), "sampling": dataclasses.asdict(config.sampling),
+      "metrics": json.loads(metrics.read_text()) if metrics.is_file() else None}
+
+
+def _flat(value: dict, prefix: str = "") -> list[tuple[str, Any]]:
+  """{"a": {"b": 1}} -> [("a.b", 1)]."""
+  return [leaf for name, one in value.items()
+          for leaf in (_flat(one, f"{prefix}{name}.") if isinstance(one, dict) else [(prefix + name, one)])]
+
+
+def validate(o) -> Said:
+  from unitok.data.sources import SPLITS, open_source, problems
+  if bool(o.sources) == bool(o.config):
+    raise ValueError("validate: give folders of pictures, or --config FILE, one of the two")
+  configs = [(s, c.Config(data=c.ImageFolder(path=s))) for s in o.sources] or [(o.config, c.load(o.config))]
+  outputs, lines, rows = [], [], []
+  for name, config in configs:
+    data = c.override(config, list(o.fields)).data
+    bad = problems(data)
+    counts = {}
+    for split in SPLITS:
+      try:
+        counts[split] = len(open_source(dataclasses.replace(data, on_bad="skip"), split))
+      except BadRecord:      # told as a problem
+        counts[split] = 0
+    outputs.append({"source": name, "records": counts,
+                    "bad": [{"where": b.where, "problem": b.problem, "remedy": b.remedy} for b in bad]})
+    lines += [f"{name}: {b}" for b in bad] + [f"{name}: {_count(sum(counts.values()), 'record')}, {len(bad)} bad"]
+    rows += [(name, b.where, b.problem, b.remedy) for b in bad]
+  total, records = sum(len(x["bad"]) for x in outputs), sum(sum(x["records"].values()) for x in outputs)
+  note = f"{_count(records, 'record')}, {total} bad"
+  return Said({"command": "validate", "outputs": outputs}, lines, ("source", "where", "problem", "remedy"), rows, [note],
+              code=1 if total else 0)
+
+
+# ---- what commands share
+
+def _open(o):
+  """(Model, the beginning of the JSON, the time)."""
+  start = time.perf_counter()
+  from unitok.sampling import rules
+  rules.check(_sampling(o, c.Sampling()))      # before seconds of loading
+  from unitok.model import Model
+  model = Model.open(o.model)
+  return model, {"command": type(o).__name__.lower(), "model": o.model, "step": model.step}, start
+
+
+def _sampling(o, default: c.Sampling) -> c.Sampling:
+  """The default with what the command line says."""
+  names = [f.name for f in dataclasses.fields(c.Sampling)]
+  return dataclasses.replace(default, **{n: getattr(o, n) for n in names if getattr(o, n) is not None})
+
+
+def _drawn(o, sampling: c.Sampling, start: float, outputs: list[dict]) -> dict:
+  return {"sampling": dataclasses.asdict(sampling), "seed": o.seed, "seconds": _seconds(start), "outputs": outputs}
+
+
+def _seconds(start: float) -> float:
+  return round(time.perf_counter() - start, 3)
+
+
+def _with_grid(said: Said, out: str, picture, count: int) -> Said:
+  """Several pictures also as one."""
+  if count > 1:
+    said.data["grid"] = write(Path(out) / "grid.png", png(picture()))
+    said.lines.append(said.data["grid"])
+    said.notes.append(f"all together: {said.data['grid']}")
+  return said
+
+
+def _pictures(o, command: str) -> tuple[np.ndarray, c.Config]:
+  """(u8[n s s 3] of the picture files as the run's config resizes them, that config)."""
+  from unitok.checkpoint import read_config
+  if not o.pictures:
+    raise ValueError(f"{command}: no pictures; give picture files (unitok {command} --model DIR cat.png)")
+  config, out = read_config(o.model), []
+  for file in o.pictures:
+    try:
+      out.append(pictures.square(file, file, config.data))
+    except BadRecord as error:
+      raise BadRecord(error.where, error.problem, "give a picture file that can be read") from None
+  return np.stack(out), config
+
+
+def _mask(said: str, file: str, data: c.Data):
+  """bool[s s]: --mask in the model's pixels of a picture file."""
+  height, width = pictures.load(file).shape[:2]
+  mask = np.zeros((height, width, 3), np.uint8)
+  if re.fullmatch(r"\s*-?\d+(\s*,\s*-?\d+){3}\s*", said):
+    x, y, w, h = (int(part) for part in said.split(","))
+    if min(x, y) < 0 or min(w, h) < 1 or x + w > width or y + h > height:
+      raise ValueError(f"--mask {said}: x,y,w,h must be a box inside the {width} x {height} pixels of {file}")
+    mask[y:y + h, x:x + w] = 255
+  elif not Path(said).exists():
+    raise ValueError(f"--mask {said}: no such file; give a picture file, or a box x,y,w,h in whole pixels, e.g. 4,4,12,12")
+  else:
+    mask = pictures.load(said, background=(0, 0, 0))
+    if mask.shape[:2] != (height, width):
+      raise ValueError(f"--mask {said}: {mask.shape[1]} x {mask.shape[0]} pixels, {file} has {width} x {height}; "
+                       "make it the same size, white where the picture is drawn anew")
+  grey = pictures.resize(np.where(mask.max(-1, keepdims=True) >= 128, np.uint8(255), np.uint8(0)).repeat(3, -1),
+                         data.image_size, data.resize, (0, 0, 0))
+  return grey[..., 0] >= 32      # an eighth of a pixel covered; the resampling's ringing stays below
+
+
+def _names(out: str, files: tuple[str, ...], what: str) -> list[Path]:
+  """A file for each picture, numbered where stems are the same."""
+  stems = [Path(file).stem for file in files]
+  return [Path(out) / (f"{stem}_{what}.png" if stems.count(stem) == 1 else f"{stem}_{n}_{what}.png")
+          for n, stem in enumerate(stems)]
+
+
+def _slug(text: str) -> str:
+  """"A red circle!" -> "_a_red_circle"."""
+  words = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+  return f"_{words[:40].rstrip('_')}" if words else ""
+
+
+def _lines_of(file: str) -> list[str]:
+  """The lines of a text file that are not blank."""
+  try:
+    lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines()]
+  except UnicodeDecodeError:
+    raise ValueError(f"--prompts {file}: is not UTF-8 text; save it as UTF-8, a prompt on each line") from None
+  except FileNotFoundError:
+    raise ValueError(f"--prompts {file}: no such file; give a text file with a prompt on each line") from None
+  found = [line for line in lines if line]
+  if not found:
+    raise ValueError(f"--prompts {file}: has no prompts; write one on each line")
+  return found
+
+
+def _line(text: str) -> str:
+  """Without line breaks and tabs."""
+  return " ".join(text.split()) if any(ch in text for ch in "\n\r\t") else text
+
+
+def _count(n: int, what: str) -> str:
+  return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+

@@ -1,0 +1,222 @@
+"""A run's folder opened for drawing: pictures from prompts, captions, fillings, continuations.
+
+    model = Model.open("runs/demo")
+    pictures = model.generate(["a small red circle at the top left"], seed=1)   # u8[1 H W 3]
+    model.caption(pictures)                                                     # ["a small red circle …"]
+"""
+import dataclasses
+
+import numpy as np
+from etils import epath
+
+from unitok.checkpoint import read_config
+from unitok.config import Config, Sampling
+from unitok.modalities.image import ImageModality
+from unitok.modalities.text import TextModality
+from unitok.objectives import OBJECTIVES
+from unitok.objectives.codes import Codes
+from unitok.run import load_decoder, load_image_tokenizer
+from unitok.sampling import rules
+from unitok.sampling.sampler import Sampler
+from unitok.sequence import Sequence, build
+from unitok.vocab import Vocabulary
+
+GREEDY = Sampling(temperature=0.0)
+"""What text is drawn with unless the caller says."""
+BATCH = 256
+"""Documents drawn side by side."""
+LIMIT = 64
+"""Text codes drawn at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """Everything that drawing needs. What is drawn depends on its inputs, the seed and its place in the list alone."""
+  config: Config
+  vocabulary: Vocabulary
+  text: TextModality
+  image: ImageModality
+  sampler: Sampler
+  step: int = 0               # of the decoder's training
+
+  @classmethod
+  def open(cls, workdir) -> "Model":
+    """The newest weights of a run's folder, averaged. ValueError where a stage is missing or does not fit."""
+    workdir = epath.Path(workdir)
+    read_config(workdir)      # so that a folder that is no run is called that
+    decoder = load_decoder(workdir)
+    text, image = TextModality.load(workdir / "text_tokenizer"), load_image_tokenizer(workdir)
+    here = {"text": text.fingerprint, "image": image.fingerprint}
+    for name, fingerprint in decoder.vocabulary.fingerprints.items():
+      if here.get(name) != fingerprint:
+        raise ValueError(f"{workdir}: its {name} tokenizer is {here.get(name)}, the decoder was trained on {fingerprint}; "
+                         "restore that tokenizer, or encode again and train the decoder anew")
+    sampler = Sampler(decoder.model, decoder.params, decoder.vocabulary)
+    return cls(decoder.config, decoder.vocabulary, text, image, sampler, decoder.step)
+
+  def generate(self, prompts: list[str], sampling: Sampling | None = None, seed: int = 0,
+               batch_size: int = BATCH) -> np.ndarray:
+    """One picture a prompt, u8[n H W 3]; "" draws from the null caption. ValueError for a prompt that is too long."""
+    sampling = self.config.sampling if sampling is None else sampling
+    empty = np.full(self.image.grid, -1, np.int32)
+    documents = [self._document("text_to_image", text, empty, f"prompt {n}") for n, text in self._encoded(prompts)]
+    drawn = self._draw(documents, sampling, seed, batch_size,
+                       lambda n: self._document("text_to_image", None, empty))
+    codes = [self.vocabulary.to_codes("image", ids) for ids in drawn]
+    return self.image.decode(np.array(codes, np.int32).reshape(-1, *self.image.grid))
+
+  def caption(self, images: np.ndarray, sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
+              batch_size: int = BATCH) -> list[str]:
+    """A caption of at most `limit` text codes for each of u8[n H W 3]; greedy unless `sampling` says."""
+    codes, limit = self.image.encode(self._pictures(images)), self._limit("image_to_text", limit)
+    unknown = np.full(limit, -1, np.int32)
+    documents = [self._document("image_to_text", unknown, image) for image in codes]
+    return [self._text(ids) for ids in self._draw(documents, _plain(sampling), seed, batch_size)]
+
+  def infill(self, images: np.ndarray, masks: np.ndarray, prompts: list[str] | None = None,
+             sampling: Sampling | None = None, seed: int = 0, keep_original: bool = False,
+             batch_size: int = BATCH) -> np.ndarray:
+    """u8[n H W 3] with the masked part of each picture drawn anew.
+
+    masks bool[n H W], True where pixels are to be replaced; a code is drawn where any of its pixels is. Masked
+    pixels are erased before encoding, so the model sees nothing of them. The kept part comes back as its codes
+    decode; keep_original pastes its own pixels over that. ValueError where a mask leaves no code or none to draw.
+    """
+    sampling, images = self.config.sampling if sampling is None else sampling, self._pictures(images)
+    masks = np.asarray(masks)
+    if masks.shape != images.shape[:3] or masks.dtype != bool:
+      raise ValueError(f"infill: masks are {masks.dtype}{list(masks.shape)}, must be bool{list(images.shape[:3])}, "
+                       "True where pixels are to be replaced")
+    holes = hole_of(masks, self.image.downsampling)
+    for n, hole in enumerate(holes):
+      if not hole.any() or hole.all():
+        what = "covers nothing; mask at least a pixel" if not hole.any() else \
+            f"leaves none of the {hole.size} codes (of {self.image.downsampling} x {self.image.downsampling} pixels each); " \
+            "mask less, or draw the whole with generate"
+        raise ValueError(f"infill: mask {n} {what}")
+    texts = self._encoded(prompts if prompts is not None else [""] * len(images), len(images))
+    codes = np.where(holes, np.int32(-1), self.image.encode(erase(images, masks)))
+    documents = [self._document("infill", text, image, f"prompt {n}") for (n, text), image in zip(texts, codes)]
+    drawn = self._draw(documents, sampling, seed, batch_size, lambda n: self._document("infill", None, codes[n]))
+    for image, hole, ids in zip(codes, holes, drawn):
+      image[hole] = self.vocabulary.to_codes("image", ids)      # runs are drawn in raster order
+    out = self.image.decode(codes)
+    return np.where(masks[..., None], out, images) if keep_original else out
+
+  def complete(self, texts: list[str], sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
+               batch_size: int = BATCH) -> list[str]:
+    """Each text with its continuation of at most `limit` codes; greedy unless `sampling` says."""
+    documents = []
+    for n, known in self._encoded(texts):
+      most = min(limit, self._limit("text", limit, len(known), f"text {n}"))
+      documents.append(self._document("text", np.concatenate([known, np.full(most, -1, np.int32)]), None))
+    drawn = self._draw(documents, _plain(sampling), seed, batch_size)
+    return [text + self._text(ids) for text, ids in zip(texts, drawn)]
+
+  def reconstruct(self, images: np.ndarray) -> np.ndarray:
+    """u8[n H W 3] -> what its codes decode to."""
+    return self.image.decode(self.image.encode(self._pictures(images)))
+
+  def log_likelihood(self, captions: list[str], images: np.ndarray, batch_size: int = BATCH) -> np.ndarray:
+    """f32[n]: log p(caption | picture) of each pair, nats, the caption's end included."""
+    images = self._pictures(images)
+    texts = self._encoded(captions, len(images))
+    codes = self.image.encode(images)
+    documents = [self._document("image_to_text", text, image, f"caption {n}") for (n, text), image in zip(texts, codes)]
+    if not documents:
+      return np.zeros(0, np.float32)
+    return self.sampler.log_likelihood(documents, min(batch_size, 1 << (len(documents) - 1).bit_length()))
+
+  # ---- inside
+
+  def _encoded(self, texts: list[str], count: int | None = None) -> list[tuple[int, np.ndarray]]:
+    """(number, codes) of each text. ValueError for a single string or the wrong number."""
+    if isinstance(texts, str):
+      raise ValueError(f"texts: {texts[:40]!r} is one string, must be a list of them; write [text]")
+    if count is not None and len(texts) != count:
+      raise ValueError(f"texts: {len(texts)} for {count} pictures; give one for each")
+    return [(n, self.text.encode(text)) for n, text in enumerate(texts)]
+
+  def _pictures(self, images) -> np.ndarray:
+    images, side = np.asarray(images), self.config.data.image_size
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
+      raise ValueError(f"images are {images.dtype}{list(images.shape)}, must be uint8[n {side} {side} 3]; "
+                       "unitok.data.pictures.square reads a file as that")
+    return images
+
+  def _document(self, objective: str, text: np.ndarray | None, image: np.ndarray | None, where: str = "") -> Sequence:
+    """The objective's document; text None is the null caption. ValueError where it is longer than a training row."""
+    if not self.config.decoder.tasks.get(objective):
+      raise ValueError(f"{objective}: this model was not trained for it (decoder.tasks has no share of it); "
+                       "train one with --decoder.tasks")
+    text = np.zeros(0, np.int32) if text is None else text
+    document = build(OBJECTIVES[objective](Codes((text,), image), np.random.default_rng(0), 0.0), self.vocabulary)
+    row = self.config.decoder.row_length
+    if document.length > row:
+      most = len(text) - (document.length - row)
+      raise ValueError(f"{where or objective}: {document.length} tokens, of which {len(text)} are text, do not fit into the {row} "
+                       "of a training row (decoder.row_length); " + (f"at most {most} text tokens do" if most > 0 else
+                       "mask fewer, larger areas" if objective == "infill" else "train one with longer rows"))
+    return document
+
+  def _limit(self, objective: str, limit: int, known: int = 0, where: str = "limit") -> int:
+    """`limit`, or as many text codes as a training row has left."""
+    if limit < 1:
+      raise ValueError(f"limit: {limit} must be at least 1")
+    places = int(np.prod(self.image.grid)) + 3 if objective == "image_to_text" else 1
+    left = self.config.decoder.row_length - places - known
+    if left < 1:
+      raise ValueError(f"{where}: {known} text codes leave no room in the {self.config.decoder.row_length} of a training "
+                       "row (decoder.row_length); shorten it")
+    return min(limit, left)
+
+  def _draw(self, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int,
+            null=None) -> list[np.ndarray]:
+    """The drawn ids; null(n) is document n without its caption, asked for only where there is guidance."""
+    rules.check(sampling)
+    if not 0 <= seed < 2**32:
+      raise ValueError(f"seed: {seed} must be in 0 .. {2**32 - 1}")
+    if batch_size < 1:
+      raise ValueError(f"batch_size: {batch_size} must be at least 1")
+    out = []
+    for start in range(0, len(documents), batch_size):
+      some = documents[start:start + batch_size]
+      nulls = [null(start + n) for n in range(len(some))] if sampling.guidance_scale != 1.0 else None
+      out += self.sampler.draw(some, sampling, seed, nulls, first_row=start)
+    return out
+
+  def _text(self, ids: np.ndarray) -> str:
+    ended = ids.size and ids[-1] == self.vocabulary.special("[eos]")
+    return self.text.decode(self.vocabulary.to_codes("text", ids[:-1] if ended else ids))
+
+
+def _plain(sampling: Sampling | None) -> Sampling:
+  """Settings for text. ValueError where they ask for guidance: no picture is ever dropped in training."""
+  sampling = GREEDY if sampling is None else sampling
+  if sampling.guidance_scale != 1.0:
+    raise ValueError(f"sampling.guidance_scale: {sampling.guidance_scale} must be 1 for text; guidance is for pictures")
+  return sampling
+
+
+def hole_of(masks: np.ndarray, side: int) -> np.ndarray:
+  """bool[n H W] of pixels -> bool[n H/side W/side] of codes, True where any pixel of the place is."""
+  n, height, width = masks.shape
+  return masks.reshape(n, height // side, side, width // side, side).any((2, 4))
+
+
+def erase(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+  """Masked pixels take the mean colour of the kept ones that touch the mask (sides or corners).
+
+  images u8[n H W 3], masks bool[n H W]; a picture without any kept pixel becomes grey.
+  """
+  out = images.copy()
+  padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
+  height, width = masks.shape[1:]
+  near = np.zeros_like(masks)
+  for row in range(3):
+    for column in range(3):
+      near |= padded[:, row:row + height, column:column + width]
+  for image, mask, ring in zip(out, masks, near & ~masks):
+    seen = image[ring if ring.any() else ~mask]
+    image[mask] = np.round(seen.mean(0)) if len(seen) else 128
+  return out
