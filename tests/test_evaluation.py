@@ -11,7 +11,7 @@ from unitok import config as c
 from unitok.evaluation import EVALUATIONS, evaluate
 from unitok.evaluation.captioned import _names, _told, name_in, name_pattern, named
 from unitok.evaluation.examples import Context, load_examples
-from unitok.evaluation.likelihood import choose_candidates, document, retrieved, score_captions
+from unitok.evaluation.likelihood import choose_candidates, document, retrieved, score_captions, without_prior
 from unitok.evaluation.reconstruction import psnr_db
 from unitok.evaluation.scene_tasks import cover, cover_half
 from unitok.evaluation.statistics import clipped, figure, look_up, mean_interval, merge, plain, wilson
@@ -175,6 +175,16 @@ def test_branches_are_documents(oracle):
                              rtol=2e-5)
 
 
+def test_prior_taken_out(oracle):
+  """The shorter caption is likelier by itself; what is taken out is the probability of the text alone."""
+  texts = ["white", "a large blue bar at the left and a small pink ring at the right"]
+  codes = oracle.image.encode(load_examples(SCENES, "val", 1).images)
+  scores = score_captions(oracle, [(codes[0], texts)])
+  alone = [oracle.sampler.log_likelihood([document(oracle, "text", oracle.text.encode(text), None)], 1)[0] for text in texts]
+  np.testing.assert_allclose(without_prior(oracle, scores, [texts])[0], scores[0] - alone, rtol=1e-4, atol=1e-4)
+  assert scores[0][0] > scores[0][1] and alone[0] > alone[1]
+
+
 def test_candidates():
   pool = [f"name {n % 60}" for n in range(120)]
   got = choose_candidates([("name 3", "name 4"), ("other",)], pool, 50, np.random.default_rng(0))
@@ -224,6 +234,7 @@ def test_captioned_source(folder_model):
   val = load_examples(folder_model.config, "val", 100)
   assert len(held) >= 5 and metrics["retrieval"]["accuracy_n"] == len(val)
   assert metrics["retrieval"]["candidates_heldout"] > 20      # names of val and train join those of heldout
+  assert {"accuracy_without_prior", "accuracy_heldout_without_prior"} <= metrics["retrieval"].keys()
   assert metrics["retrieval"]["accuracy"] < 0.4 and metrics["caption"]["heldout_name_accuracy"] == 0
   assert metrics["caption"]["nats_true"] == pytest.approx(metrics["caption"]["nats_shuffled"], rel=0.1)
   assert metrics["image_tokenizer"]["psnr_db"] < 20

@@ -165,7 +165,7 @@ def test_form_of_what_is_drawn(sampler):
 
 def test_same_whatever_the_batch(sampler):
   """A draw depends on the seed and the row's number, not on its neighbours or their count."""
-  documents = mixed(2)
+  documents = [*mixed(1), to_draw("text_to_image", 9, length=20), to_draw("infill", 9)]    # one longer than a prefix's step
   together = sampler.draw(documents, Sampling(), 7)
   alone = [sampler.draw([documents[n]], Sampling(), 7, first_row=n)[0] for n in range(4)]   # one an objective
   halves = sampler.draw(documents[:3], Sampling(), 7) + sampler.draw(documents[3:], Sampling(), 7, first_row=3)
@@ -190,6 +190,7 @@ def test_rules():
   kept = lambda x: np.flatnonzero(np.isfinite(np.asarray(x)[0])).tolist()
   assert [kept(rules.top_k(logits, k)) for k in (1, 2, 9)] == [[1], [1, 3], [0, 1, 2, 3]]
   assert [kept(rules.top_p(logits, p)) for p in (0.3, 0.5, 0.75, 1.0)] == [[1], [1, 3], [1, 2, 3], [0, 1, 2, 3]]
+  assert kept(rules.top_p(np.log(np.array([[0.5, 0.25, 0.25]], np.float32)), 0.5)) == [0]     # at least p, not more
   keys = jax.random.split(jax.random.key(0), 4_000)
   many, allowed = np.repeat(logits, 4_000, 0), np.tile([True, True, True, False], (4_000, 1))
   share = lambda sampling: np.bincount(rules.draw(many, allowed, keys, sampling), minlength=4) / 4_000
@@ -255,6 +256,8 @@ def test_a_target_depends_on_what_the_rule_shows_and_on_no_other(name):
     seen = visible(document.order, document.visible_from, document.visible_until, np.ones(length, int))
     at = np.flatnonzero(document.loss_weights)
     assert np.array_equal(depends[at], seen[at] | np.eye(length, dtype=bool)[at]), name
+    rule = attention.rule_of(row)
+    assert np.array_equal(attention.visible(rule, rule)[0, :length, :length], seen)    # itself included
 
 
 def packed(documents, length: int) -> Batch:

@@ -14,9 +14,9 @@ from unitok.data.pipeline import batches, task_names
 from unitok.data.shards import CodeShards
 from unitok.metrics import open_writers
 from unitok.optim import optimizer
-from unitok.run import check_vocabulary, load_decoder_weights, read_vocabulary
+from unitok.run import check_vocabulary, code_vectors, load_decoder_weights, read_vocabulary
 from unitok.sharding import create, make_mesh, place
-from unitok.steps import Language, TrainState, compute_dtype, decoder_state, decoder_step
+from unitok.steps import Language, TrainState, compute_dtype, decoder_state, decoder_step, embed_codes
 from unitok.vocab import Vocabulary
 
 STAGE = "decoder"
@@ -43,8 +43,10 @@ def run(config: Config, workdir, on_sample: Callable | None = None):
     frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
     tx = optimizer(options.train, frozen)
     state = create(functools.partial(decoder_state, model, tx), mesh, seed)
-    if config.init.source and checkpoints.latest() is None:
-      state = place(start_from(state, config.init.source, model, vocabulary), mesh)
+    if checkpoints.latest() is None:
+      start = start_from(state, config.init.source, model, vocabulary) if config.init.source else \
+          know_codes(state, workdir, vocabulary, seed)
+      state = place(start, mesh)
     draw = on_sample or drawer(config, workdir)
     writer = open_writers(config, workdir, STAGE)
     try:
@@ -65,6 +67,13 @@ def start_from(state: TrainState, source, model: Language, vocabulary: Vocabular
   except ValueError as error:
     raise ValueError(f"init.from: {error}") from None
   return state._replace(params=params, extra={"average": jax.tree.map(jax.numpy.copy, params)})
+
+
+def know_codes(state: TrainState, workdir, vocabulary: Vocabulary, key) -> TrainState:
+  """`state` whose image ids start out as near to each other as the tokenizer's codes are, where there is one."""
+  if not (workdir / "image_tokenizer").exists():
+    return state
+  return embed_codes(state, vocabulary.block("image").table, code_vectors(workdir), jax.random.fold_in(key, 3))
 
 
 if __name__ == "__main__":

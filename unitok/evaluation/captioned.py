@@ -9,12 +9,12 @@ from unitok.data import captions
 from unitok.data.record import BadRecord
 from unitok.data.sources import open_source
 from unitok.evaluation.examples import Context, Examples, Figure, Item, Result, Section, with_hole
-from unitok.evaluation.likelihood import affordable, choose_candidates, retrieved, score_captions
+from unitok.evaluation.likelihood import affordable, choose_candidates, retrieved, score_captions, without_prior
 from unitok.evaluation.statistics import figure, merge
 from unitok.objectives.infill import random_rectangles
 
 CANDIDATES = 100
-TOKENS = 700_000
+TOKENS = 800_000
 """Tokens ranked for one retrieval figure: about three minutes of a slow pair of cores."""
 
 
@@ -46,19 +46,36 @@ def ranked(context: Context) -> Result:
   count = affordable(model, val, candidates, TOKENS)
   context.say(f"evaluate: the right caption among {len(candidates[0])} for {count} of {len(val)} validation pictures")
   codes = model.image.encode(val.images)
-  right = retrieved(score_captions(model, list(zip(codes[:count], candidates[:count]))))
+  retrieval, figures = retrieval_figures(context, codes, candidates[:count], "")
   other = np.roll(np.arange(len(val)), 1 + int(rng.integers(len(val) - 1)))
   nats = {}
   for name, pictures in (("nats_true", codes), ("nats_shuffled", codes[other])):
     scores = score_captions(model, [(picture, [texts[0]]) for picture, texts in zip(pictures, val.captions)])
     nats |= figure(name, -np.concatenate(scores))
-  metrics = {"retrieval": figure("accuracy", right) | {"candidates": len(candidates[0]), "chance": 1 / len(candidates[0])},
-             "caption": nats}
-  figures = [Figure("Right caption found", "retrieval.accuracy", chance="retrieval.chance",
-                    about=f"among {len(candidates[0])}, by log p(caption | picture)"),
-             Figure("Nats a caption", "caption.nats_true", "nats", chance="caption.nats_shuffled",
-                    about="given its own picture; by chance: given another one")]
-  return Result(metrics, figures)
+  figures.append(Figure("Nats a caption", "caption.nats_true", "nats", chance="caption.nats_shuffled",
+                        about="given its own picture; by chance: given another one"))
+  return Result({"retrieval": retrieval, "caption": nats}, figures)
+
+
+def retrieval_figures(context: Context, codes: np.ndarray, candidates: list[list[str]],
+                      suffix: str) -> tuple[dict, list[Figure]]:
+  """(metrics under retrieval, headline figures): the first candidate found among all, of each picture.
+
+  `accuracy` by log p(caption | picture); `accuracy_without_prior` by log p(caption | picture) - log p(caption), where
+  text alone is among the decoder's tasks: by the first alone, short and common captions win.
+  """
+  scores, many = score_captions(context.model, list(zip(codes, candidates))), len(candidates[0])
+  metrics = figure(f"accuracy{suffix}", retrieved(scores)) | {f"candidates{suffix}": many, f"chance{suffix}": 1 / many}
+  name = "Held-out name found" if suffix else "Caption found"
+  figures = [Figure(name, f"retrieval.accuracy{suffix}", chance=f"retrieval.chance{suffix}",
+                    about=f"among {many}, by log p(caption | picture)")]
+  if context.trained("text"):
+    scores = without_prior(context.model, scores, candidates)
+    metrics |= figure(f"accuracy{suffix}_without_prior", retrieved(scores))
+    figures.append(Figure(f"{name}, prior out", f"retrieval.accuracy{suffix}_without_prior",
+                          chance=f"retrieval.chance{suffix}",
+                          about=f"among {many}, by what the picture adds to log p(caption)"))
+  return metrics, figures
 
 
 def named(context: Context) -> Result:
@@ -74,13 +91,10 @@ def named(context: Context) -> Result:
   candidates = _told(data, held, choose_candidates(_names(held), pool, CANDIDATES, rng))
   count = affordable(model, held, candidates, TOKENS)
   context.say(f"evaluate: the right name among {len(candidates[0])} for {count} of {len(held)} held-out pictures")
-  found = retrieved(score_captions(model, list(zip(model.image.encode(held.images[:count]), candidates[:count]))))
-  metrics = {"caption": figure("heldout_name_accuracy", right),
-             "retrieval": figure("accuracy_heldout", found) | {"candidates_heldout": len(candidates[0]),
-                                                               "chance_heldout": 1 / len(candidates[0])}}
-  figures = [Figure("Held-out name written", "caption.heldout_name_accuracy", about="greedy caption, the whole name"),
-             Figure("Held-out name found", "retrieval.accuracy_heldout", chance="retrieval.chance_heldout",
-                    about=f"among {len(candidates[0])}, by log p(caption | picture)")]
+  codes = model.image.encode(held.images[:count])
+  retrieval, figures = retrieval_figures(context, codes, candidates[:count], "_heldout")
+  metrics = {"caption": figure("heldout_name_accuracy", right), "retrieval": retrieval}
+  figures = [Figure("Held-out name written", "caption.heldout_name_accuracy", about="greedy caption, the whole name"), *figures]
   items = [Item([("", image)], text, bool(good), "" if good else f"is: {caption[0]}")
            for image, text, caption, good in zip(held.images, texts, held.captions, right)]
   text = "Captions written for held-out pictures, the likeliest word each time; the first ones, not chosen."

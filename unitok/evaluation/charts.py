@@ -64,7 +64,7 @@ def line_chart(lines: list[Line], x_label: str, y_label: str, from_zero: bool = 
   legend = "".join(f'<span><i class="key{n % COLOURS}"></i>{html.escape(name)} <b>{number(float(y[-1]))}</b></span>'
                    for n, (name, _, y) in enumerate(drawn))
   label = html.escape(f"{y_label} over {x_label}", quote=True)
-  return f'<div class="legend">{legend}</div><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+  return f'<div class="legend">{legend}</div>' + _svg(label, "".join(parts))
 
 
 def usage_chart(counts: list[int]) -> str:
@@ -87,11 +87,16 @@ def usage_chart(counts: list[int]) -> str:
   powers = [float(p) for p in range(math.ceil(low), math.floor(high) + 1)]
   frame = _frame(ticks(0, len(ranked)), across, powers, up, "codes, most used first", "share of all places",
                  lambda p: f"{10 ** (p + 2):g} %")
-  even = f'<line class="even" x1="{across(0):.1f}" x2="{across(len(ranked)):.1f}" y1="{up(math.log10(level)):.1f}" y2="{up(math.log10(level)):.1f}"/>'
+  y = f"{up(math.log10(level)):.1f}"
+  even = f'<line class="even" x1="{across(0):.1f}" x2="{across(len(ranked)):.1f}" y1="{y}" y2="{y}"/>'
   legend = (f'<div class="legend"><span><i class="key0"></i>{used} of {len(ranked)} codes used</span>'
             f'<span><i class="keyeven"></i>were all used alike</span></div>')
   label = f"{used} of {len(ranked)} codes used"
-  return f'{legend}<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{frame}<polygon class="area" points="{path}"/>{even}</svg>'
+  return legend + _svg(label, f'{frame}<polygon class="area" points="{path}"/>{even}')
+
+
+def _svg(label: str, content: str) -> str:
+  return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{content}</svg>'
 
 
 def _frame(xs, across, ys, up, x_label: str, y_label: str, y_text=number) -> str:

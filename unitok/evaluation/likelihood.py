@@ -148,6 +148,19 @@ def retrieved(scores: list[np.ndarray]) -> np.ndarray:
   return np.array([bool((s[0] > s[1:]).all()) for s in scores])
 
 
+def text_log_p(model: Any, texts: list[str], batch_size: int = 64) -> np.ndarray:
+  """f32[n]: log p(caption) without any picture, by the text objective, nats."""
+  documents = [document(model, "text", model.text.encode(text), None) for text in texts]
+  return model.sampler.log_likelihood(documents, min(batch_size, 1 << (len(documents) - 1).bit_length()))
+
+
+def without_prior(model: Any, scores: list[np.ndarray], candidates: list[list[str]]) -> list[np.ndarray]:
+  """log p(caption | picture) - log p(caption): what the picture adds, so that short and common captions win nothing."""
+  unique = list(dict.fromkeys(text for texts in candidates for text in texts))
+  prior = dict(zip(unique, text_log_p(model, unique)))
+  return [s - np.array([prior[text] for text in texts]) for s, texts in zip(scores, candidates)]
+
+
 def affordable(model: Any, examples: Examples, candidates: list[list[str]], most: int) -> int:
   """How many examples can be ranked within `most` tokens (a third more is counted for the pictures)."""
   if not candidates:

@@ -40,13 +40,15 @@ header p.lead { font-size: 16px; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 22px 0 0; font-size: 13.5px; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 .hero { display: grid; grid-template-columns: repeat(12, 1fr); gap: 6px; margin: 0 0 16px; }
-.hero img { width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 8px; display: block; border: 1px solid var(--rule); }
+.hero img { width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 8px; display: block;
+  border: 1px solid var(--rule); }
 @media (max-width: 700px) { .hero { grid-template-columns: repeat(6, 1fr); } main { padding: 24px 14px 60px; } }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(205px, 1fr)); gap: 12px; }
 .tile, .card, .item, details { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; }
 .tile { padding: 14px 16px 12px; }
 .tile h3 { margin: 0; font-size: 13px; font-weight: 600; color: var(--soft); }
-.tile .value { font-size: 32px; line-height: 1.2; font-weight: 650; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
+.tile .value { font-size: 30px; line-height: 1.2; font-weight: 650; letter-spacing: -.02em; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 .tile small { display: block; color: var(--soft); font-size: 12px; line-height: 1.4; font-variant-numeric: tabular-nums; }
 .bar { position: relative; height: 6px; border-radius: 3px; background: var(--rule); margin: 6px 0 7px; }
 .bar i { position: absolute; inset: 0 auto 0 0; border-radius: 3px; background: var(--accent); }
@@ -77,8 +79,8 @@ LINES
 .film { display: grid; grid-template-columns: max-content 1fr; gap: 6px 14px; align-items: center; }
 .film span { color: var(--soft); font-size: 12.5px; font-variant-numeric: tabular-nums; text-align: right; }
 .film img { width: 100%; max-width: 940px; display: block; border-radius: 4px; }
-.asked { display: grid; max-width: 940px; } .asked small { font-size: 11px; line-height: 1.3; color: var(--soft); padding: 0 4px;
-  overflow-wrap: anywhere; }
+.asked { display: grid; max-width: 940px; }
+.asked small { font-size: 11px; line-height: 1.3; color: var(--soft); padding: 0 4px; overflow-wrap: anywhere; }
 details { padding: 10px 16px; margin-top: 14px; } summary { cursor: pointer; font-weight: 600; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; margin: 8px 0; }
@@ -112,7 +114,8 @@ def item(one: Item) -> str:
   mark = "" if one.right is None else \
       '<span class="mark good">✓ right</span> ' if one.right else '<span class="mark bad">✗ wrong</span> '
   note = f"<small>{text(one.note)}</small>" if one.note else ""
-  return f'<figure class="item"><div class="pictures">{shown}</div><figcaption>{mark}{text(one.text)}{note}</figcaption></figure>'
+  return (f'<figure class="item"><div class="pictures">{shown}</div><figcaption>{mark}{text(one.text)}{note}'
+          "</figcaption></figure>")
 
 
 def gallery(section: Section) -> str:

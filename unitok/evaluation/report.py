@@ -46,7 +46,8 @@ def render(workdir, config: c.Config, result: Result, seconds: Callable[[], Mapp
   cards = page.chart_cards([("Use of the codes on validation pictures", charts.usage_chart(counts)),
                             ("While the tokenizer learned", codebook_curve(lines))])
   perplexity = look_up(metrics, "image_tokenizer.perplexity")
-  about = "How often each code is used." + (f" Perplexity {perplexity:.0f}: as if so many were used alike." if perplexity else "")
+  about = "How often each code is used." + (
+      f" Perplexity {perplexity:.0f}: as if so many were used alike." if perplexity else "")
   blocks.append(("Codebook", page.block("Codebook", about, cards) if cards else ""))
 
   def last() -> str:
@@ -96,9 +97,9 @@ def parts_of(f: Figure, metrics: Mapping[str, Any]) -> tuple[str, str, str, str]
   if n is None and f.key.startswith("decoder.nats"):
     n = look_up(metrics, f"{f.key}_n")
   short = lambda v: told(v, f.unit).removesuffix(f" {f.unit}")
-  interval = f"{short(low)} – {told(high, f.unit)}" if low is not None and high is not None else ""
+  interval = f"{short(low)} – {told(high, f.unit) if f.unit == '%' else short(high)}" if low is not None and high is not None else ""
   chance = chance_of(f, metrics)
-  return told(value, f.unit), interval, str(n) if n is not None else "", told(chance, f.unit) if chance is not None else ""
+  return (told(value, f.unit), interval, "" if n is None else str(n), "" if chance is None else told(chance, f.unit))
 
 
 def tile_of(f: Figure, metrics: Mapping[str, Any]) -> page.Tile | None:
@@ -200,8 +201,8 @@ def prompts_of(path: epath.Path) -> list[str]:
 def print_table(result: Result, console: Console) -> None:
   """The headline figures on a rich console."""
   table = Table(title="measured on records never trained on", title_justify="left", show_edge=False, pad_edge=False)
-  for name, side in (("figure", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right"), ("by chance", "right")):
-    table.add_column(name, justify=side, no_wrap=True)
+  for name in ("figure", "value", "95 % interval", "n", "by chance"):
+    table.add_column(name, justify="left" if name == "figure" else "right", no_wrap=True)
   for f in result.figures:
     if parts := parts_of(f, result.metrics):
       table.add_row(f.label, *parts)
@@ -211,5 +212,5 @@ def print_table(result: Result, console: Console) -> None:
 def settings_line(config: c.Config) -> str:
   """The sampler's settings, as they are printed beside the figures."""
   s = dataclasses.asdict(config.sampling)
-  return (f"sampler: {', '.join(f'{name} {value:g}' for name, value in s.items())}, seed {config.seed}, one sample a prompt; "
-          "captions greedy")
+  settings = ", ".join(f"{name} {value:g}" for name, value in s.items())
+  return f"sampler: {settings}, seed {config.seed}, one sample a prompt; captions greedy"

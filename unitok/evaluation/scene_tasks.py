@@ -73,11 +73,12 @@ def drawing(context: Context) -> Result:
   if len(held):
     drawn = context.generate(held.prompts)
     found = read_pictures(drawn)
-    scores += [compare(held, found, "_heldout"), compare(held, read_pictures(unprompted)[:len(held)], "_heldout_empty_prompt")]
+    scores += [compare(held, found, "_heldout"),
+               compare(held, read_pictures(unprompted[:len(held)]), "_heldout_empty_prompt")]
     new = {tuple(pair.split()) for pair in context.config.data.held_out}
     unseen = [frozenset(t for t in things if (t.colour, t.shape) in new) for things in truths(held)]
-    scores.append(clipped(figure("attribute_accuracy_heldout_objects", [attribute_score(u, f) for u, f in zip(unseen, found)],
-                                 [len(u) for u in unseen])))
+    attributes = [attribute_score(u, f) for u, f in zip(unseen, found)]
+    scores.append(clipped(figure("attribute_accuracy_heldout_objects", attributes, [len(u) for u in unseen])))
     sections.append(Section("Combinations training never showed", "Each prompt has one of these: " + ", ".join(
         context.config.data.held_out) + ".", judged(held.first(2 * context.show), drawn), order=20))
     figures += [Figure("Held-out pictures right", "text_to_image.accuracy_heldout",

@@ -1,0 +1,35 @@
+"""Emoji in three drawing styles, 32 pixels, on two CPU cores.
+
+    python -m train.pipeline --config configs/emoji.py --workdir runs/emoji --data.path ../shared/data/emoji
+
+The folder is an imagefolder whose metadata has `captions`, `style` and `split`. Of every twentieth name the
+fluent3d drawing is held out where another style stays in training: naming it asks for what the styles share.
+"""
+from unitok.config import (Config, Decoder, Evaluation, Holdout, ImageFolder, ImageTokenizer, Quantizer, Sampling,
+                           Text, Train)
+
+
+def get_config() -> Config:
+  return Config(
+      name="emoji",
+      data=ImageFolder(
+          path="../shared/data/emoji", image_size=32, resize="fit", caption_template="a {style} emoji of {caption}",
+          holdout=Holdout(group_by="captions", every=20, field="style", value="fluent3d")),
+      text=Text(vocab_size=1_200),
+      image_tokenizer=ImageTokenizer(
+          widths=(64, 128), blocks=(1, 2), patch=2,
+          quantizer=Quantizer(kind="l2", codebook_size=1_024, code_dim=8),
+          train=Train(steps=9_000, batch_size=8, learning_rate=3e-3, warmup_steps=200, weight_decay=0.0,
+                      ema_decay=0.998, log_every=100, save_every=3_000, sample_every=3_000)),
+      decoder=Decoder(
+          layers=4, width=192, heads=3, kv_heads=1, hidden=512, row_length=256,
+          tasks=dict(text_to_image=0.55, image_to_text=0.25, infill=0.15, text=0.05),
+          train=Train(steps=2_200, batch_size=8, optimizer="muon", learning_rate=3e-3, warmup_steps=100,
+                      ema_decay=0.99, log_every=50, save_every=1_000, sample_every=500)),
+      sampling=Sampling(temperature=0.9, top_p=0.95, guidance_scale=3.0),
+      evaluation=Evaluation(
+          examples=1_000, batch_size=128,
+          prompts=("a fluent3d emoji of red apple", "a fluent3d emoji of dog face", "a fluent3d emoji of green heart",
+                   "a fluentflat emoji of sun", "a noto emoji of cat face", "a noto emoji of pizza",
+                   "a fluent3d emoji of grinning face", "a fluentflat emoji of soccer ball")),
+  )
