@@ -38,7 +38,8 @@ def run(config: c.Config, workdir: epath.Path) -> dict:
   metrics = plain({**result.metrics, "seconds": seconds.with_total(seconds.read(workdir))})
   write_json(workdir / "metrics.json", metrics)
   print_table(result, Console())
-  say(f"{settings_line(config)}\nseconds: " + ", ".join(f"{name} {value:.0f}" for name, value in metrics["seconds"].items()))
+  say(settings_line(config))
+  say("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in metrics["seconds"].items()))
   say(f"figures: {workdir / 'metrics.json'}\nreport:  {path}")
   return metrics
 

@@ -1,7 +1,6 @@
 """Trains the image tokenizer of a run: python -m train.image_tokenizer --config configs/NAME.py --workdir DIR."""
 import collections
 import functools
-import io
 import os
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from train.loop import fit
 from unitok.checkpoint import Checkpoints
 from unitok.config import Config
+from unitok.data.drawings import png, write
 from unitok.data.record import BadRecord, Source
 from unitok.data.sources import open_source
 from unitok.metrics import open_writers, usage
@@ -47,11 +46,12 @@ def run(config: Config, workdir):
     tx = optimizer(options.train, frozen)
     state = create(functools.partial(tokenizer_state, tokenizer, tx), mesh, seed)
     if whole and not config.init.source:
-      raise ValueError("init.frozen: freezes the whole image tokenizer, but there is nothing to start from; set --init.from")
+      raise ValueError("init.frozen: freezes the whole image tokenizer, but there is nothing to start from; set "
+                       "--init.from")
     if config.init.source and checkpoints.latest() is None:
       state = place(start_from(state, config.init.source, tokenizer), mesh)
-    pictures = Pictures(open_source(config.data, "train"), config.data.image_size, options.train.batch_size, config.seed,
-                        config.data.on_bad)
+    pictures = Pictures(open_source(config.data, "train"), config.data.image_size, options.train.batch_size,
+                        config.seed, config.data.on_bad)
     shown = first_pictures(config, 8)
     writer = open_writers(config, workdir, STAGE)
     try:
@@ -239,11 +239,7 @@ def save_strip(workdir, step: int, image, pixels: np.ndarray):
   """Originals over reconstructions: workdir/report/samples/image_tokenizer_STEP.png."""
   rows = [pixels, image.decode(image.encode(pixels))]
   strip = np.concatenate([np.concatenate(list(row), 1) for row in rows])
-  content = io.BytesIO()
-  Image.fromarray(strip).save(content, "PNG")
-  folder = epath.Path(workdir) / "report" / "samples"
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / f"{STAGE}_{step:06d}.png").write_bytes(content.getvalue())
+  write(epath.Path(workdir) / "report" / "samples" / f"{STAGE}_{step:06d}.png", png(strip))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
 
   def broken(step: int, what: str):
     last = checkpoints.latest()
-    kept = f"the last good checkpoint is step {last} in {checkpoints.folder}" if last is not None else "there is no checkpoint yet"
+    kept = "there is no checkpoint yet" if last is None else \
+        f"the last good checkpoint is step {last} in {checkpoints.folder}"
     return ValueError(f"{title}: {what} at step {step}; {kept}; train in a new workdir with a lower "
                       f"{title}.train.learning_rate (now {train.learning_rate:g}) or more warmup_steps")
 

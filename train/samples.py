@@ -30,8 +30,8 @@ def drawer(config: Config, workdir) -> Callable:
     if not config.decoder.tasks.get("text_to_image"):
       return
     if not kept:
-      kept.append(Model(config, vocabulary, TextModality.load(workdir / "text_tokenizer"), load_image_tokenizer(workdir),
-                        Sampler(language, params, vocabulary)))
+      kept.append(Model(config, vocabulary, TextModality.load(workdir / "text_tokenizer"),
+                        load_image_tokenizer(workdir), Sampler(language, params, vocabulary)))
     model = kept[0]
     model.sampler.params = params
     texts = prompts(config)

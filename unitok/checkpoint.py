@@ -61,6 +61,9 @@ class Checkpoints:
     self.folder = _absolute(folder)
     keep = v1.training.preservation_policies.LatestN(keep_last)
     self._orbax = v1.training.Checkpointer(self.folder, preservation_policy=keep, cleanup_tmp_directories=True)
+    # A thread removes unfinished steps, and Orbax joins it at the first save alone (0.12, its close() does not): where
+    # a program ended before one, that thread printed a traceback at the interpreter's exit.
+    self._orbax._manager._maybe_await_cleanup_tmp_directory()
 
   def latest(self) -> int | None:
     """Step of the newest whole checkpoint."""
@@ -77,7 +80,8 @@ class Checkpoints:
     parts = {name: getattr(state, name) for name in PARTS}
     data = batches.get_state() if batches is not None else None
     with _told(self.folder, self.latest()):
-      self._orbax.save_checkpointables_async(step, {**parts, "data": _Json(data), "meta": _Json(meta or {})}, force=True)
+      parts |= {"data": _Json(data), "meta": _Json(meta or {})}
+      self._orbax.save_checkpointables_async(step, parts, force=True)
 
   def restore_latest(self, state, batches=None) -> Restored | None:
     """The newest checkpoint in the form and places of `state` (arrays, or shapes with shardings); None without one.
@@ -157,7 +161,8 @@ def _absolute(folder) -> epath.Path:
 def _abstract(tree):
   """Shapes and places; where a leaf has no place yet, the first device."""
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here), tree)
+  place = lambda x: getattr(x, "sharding", None) or here
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(x)), tree)
 
 
 def _load(orbax, step: int, wanted: dict, folder) -> dict:
@@ -204,4 +209,5 @@ class _told:
     if full or isinstance(error, OSError):
       what = "the disk is full" if full else str(error).splitlines()[0]
       kept = f"step {self.last} is whole" if self.last is not None else "none was written yet"
-      raise ValueError(f"checkpoint {self.folder}: could not be written, {what}; {kept}; make room and run again") from error
+      raise ValueError(f"checkpoint {self.folder}: could not be written, {what}; {kept}; make room and run "
+                       "again") from error

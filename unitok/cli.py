@@ -155,7 +155,8 @@ def _told(box: str) -> str:
   for n, line in enumerate(lines):
     if line.startswith("Perhaps you meant"):
       hint = f"; did you mean {lines[n + 1].split()[0]}?" if n + 1 < len(lines) else ""
-    if line.startswith(("Argument helptext", "Perhaps you meant", "For full helptext", "Subcommands", "Available subcommands")):
+    if line.startswith(("Argument helptext", "Perhaps you meant", "For full helptext", "Subcommands",
+                        "Available subcommands")):
       break
     said.append(line)
   where = re.search(r"unitok [a-z]* ?--help", " ".join(lines))

@@ -43,7 +43,8 @@ def generate(o) -> Said:
   files = [write(Path(o.out) / f"{n:0{width}d}{_slug(prompt)}.png", png(image))
            for n, (prompt, image) in enumerate(zip(prompts, images))]
   data |= _drawn(o, sampling, start, [{"prompt": p, "file": f} for p, f in zip(prompts, files)])
-  return _with_grid(Said(data, files, ("prompt", "file"), list(zip(prompts, files))), o.out, lambda: sheet(images), len(files))
+  said = Said(data, files, ("prompt", "file"), list(zip(prompts, files)))
+  return _with_grid(said, o.out, lambda: sheet(images), len(files))
 
 
 def caption(o) -> Said:
@@ -174,8 +175,8 @@ def validate(o) -> Said:
     rows += [(name, b.where, b.problem, b.remedy) for b in bad]
   total, records = sum(len(x["bad"]) for x in outputs), sum(sum(x["records"].values()) for x in outputs)
   note = f"{_count(records, 'record')}, {total} bad"
-  return Said({"command": "validate", "outputs": outputs}, lines, ("source", "where", "problem", "remedy"), rows, [note],
-              code=1 if total else 0)
+  return Said({"command": "validate", "outputs": outputs}, lines, ("source", "where", "problem", "remedy"), rows,
+              [note], code=1 if total else 0)
 
 
 # ---- what commands share
@@ -237,7 +238,8 @@ def _mask(said: str, file: str, data: c.Data):
       raise ValueError(f"--mask {said}: x,y,w,h must be a box inside the {width} x {height} pixels of {file}")
     mask[y:y + h, x:x + w] = 255
   elif not Path(said).exists():
-    raise ValueError(f"--mask {said}: no such file; give a picture file, or a box x,y,w,h in whole pixels, e.g. 4,4,12,12")
+    raise ValueError(f"--mask {said}: no such file; give a picture file, or a box x,y,w,h in whole pixels, e.g. "
+                     "4,4,12,12")
   else:
     mask = pictures.load(said, background=(0, 0, 0))
     if mask.shape[:2] != (height, width):

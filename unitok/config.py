@@ -35,7 +35,8 @@ class Scenes(Data):
   """Pictures drawn for training."""
   val_examples: int = 1_000
   """Pictures drawn for evaluation, from other seeds; as many again with held-out combinations."""
-  held_out: tuple[str, ...] = ("red circle", "blue square", "green triangle", "yellow cross", "purple bar", "orange ring")
+  held_out: tuple[str, ...] = ("red circle", "blue square", "green triangle", "yellow cross", "purple bar",
+                               "orange ring")
   """"colour shape" combinations that training never shows."""
   seed: int = 0
   """Seed of the pictures."""
@@ -89,7 +90,7 @@ class Text:
   vocab_size: int = 512
   """Pieces, the 256 bytes among them (so nothing is unknown); fewer where the text has fewer."""
   model: Literal["unigram", "bpe"] = "bpe"
-  """bpe finds whole words where the text has few different ones; unigram takes seeds from what different words share."""
+  """bpe finds whole words where the text has few different ones; unigram seeds from what different words share."""
   max_captions: int = 100_000
   """Captions it is trained on, taken evenly from the training split."""
 
@@ -174,7 +175,7 @@ class Decoder:
   row_length: int = 256
   """Tokens of a packed training row."""
   caption_drop: float = 0.1
-  """Share of text_to_image and infill examples whose caption is dropped (for guidance)."""
+  """Share of text_to_image and infill examples whose caption is dropped (for guidance); of infill at least 0.3."""
   z_loss: float = 1e-4
   tasks: dict[str, float] = field(default_factory=lambda: dict(
       text_to_image=0.5, image_to_text=0.2, infill=0.25, text=0.05))
@@ -253,10 +254,13 @@ def load(path: str) -> Config:
   if spec is None:
     raise ValueError(f"config {path}: not a Python file; its name must end in .py")
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config() if hasattr(module, "get_config") else None
+  except (TypeError, NameError, AttributeError, SyntaxError) as error:   # a field that does not exist, or a slip
+    raise ValueError(f"config {path}: {error}; mend the file (unitok/config.py has the fields)") from error
   if not hasattr(module, "get_config"):
     raise ValueError(f"config {path}: no function get_config(); add one that returns unitok.config.Config")
-  config = module.get_config()
   if not isinstance(config, Config):
     raise ValueError(f"config {path}: get_config() returned {type(config).__name__}, not unitok.config.Config")
   return config
@@ -269,6 +273,7 @@ def override(config: Config, arguments: list[str]) -> Config:
   import re
   import tyro  # only where a command line is parsed
   names = dict(flat(config))
+  names |= {f"{name}.{key}": one for name, value in names.items() if isinstance(value, dict) for key, one in value.items()}
   for argument in arguments:
     if not argument.startswith("--"):
       continue

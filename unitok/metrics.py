@@ -103,7 +103,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-  """One Weights & Biases run a workdir and stage, gone on with after a kill."""
+  """A Weights & Biases run for each start of a stage; those of one config's name are a group."""
 
   def __init__(self, config: Config, workdir, stage: str):
     name = f"{config.name}-{stage}"
@@ -111,7 +111,7 @@ class WandbWriter:
                                                 config=to_json(config), reinit="create_new")
 
   def resume(self, step: int):
-    pass   # steps already logged stay; wandb keeps the first of two
+    pass   # a run of its own: what the killed one logged stays there
 
   def write(self, step: int, values: dict[str, float]):
     self.run.log(values, step=step)

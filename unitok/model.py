@@ -49,8 +49,8 @@ class Model:
     here = {"text": text.fingerprint, "image": image.fingerprint}
     for name, fingerprint in decoder.vocabulary.fingerprints.items():
       if here.get(name) != fingerprint:
-        raise ValueError(f"{workdir}: its {name} tokenizer is {here.get(name)}, the decoder was trained on {fingerprint}; "
-                         "restore that tokenizer, or encode again and train the decoder anew")
+        raise ValueError(f"{workdir}: its {name} tokenizer is {here.get(name)}, the decoder was trained on "
+                         f"{fingerprint}; restore that tokenizer, or encode again and train the decoder anew")
     sampler = Sampler(decoder.model, decoder.params, decoder.vocabulary)
     return cls(decoder.config, decoder.vocabulary, text, image, sampler, decoder.step)
 
@@ -91,8 +91,8 @@ class Model:
     for n, hole in enumerate(holes):
       if not hole.any() or hole.all():
         what = "covers nothing; mask at least a pixel" if not hole.any() else \
-            f"leaves none of the {hole.size} codes (of {self.image.downsampling} x {self.image.downsampling} pixels each); " \
-            "mask less, or draw the whole with generate"
+            f"leaves none of the {hole.size} codes (of {self.image.downsampling} x {self.image.downsampling} pixels " \
+            "each); mask less, or draw the whole with generate"
         raise ValueError(f"infill: mask {n} {what}")
     texts = self._encoded(prompts if prompts is not None else [""] * len(images), len(images))
     codes = np.where(holes, np.int32(-1), self.image.encode(erase(images, masks)))
@@ -154,8 +154,8 @@ class Model:
     row = self.config.decoder.row_length
     if document.length > row:
       most = len(text) - (document.length - row)
-      raise ValueError(f"{where or objective}: {document.length} tokens, of which {len(text)} are text, do not fit into the {row} "
-                       "of a training row (decoder.row_length); " + (f"at most {most} text tokens do" if most > 0 else
+      raise ValueError(f"{where or objective}: {document.length} tokens, of which {len(text)} are text, do not fit into the "
+                       f"{row} of a training row (decoder.row_length); " + (f"at most {most} text tokens do" if most > 0 else
                        "mask fewer, larger areas" if objective == "infill" else "train one with longer rows"))
     return document
 
@@ -166,8 +166,8 @@ class Model:
     places = int(np.prod(self.image.grid)) + 3 if objective == "image_to_text" else 1
     left = self.config.decoder.row_length - places - known
     if left < 1:
-      raise ValueError(f"{where}: {known} text codes leave no room in the {self.config.decoder.row_length} of a training "
-                       "row (decoder.row_length); shorten it")
+      raise ValueError(f"{where}: {known} text codes leave no room in the {self.config.decoder.row_length} of a "
+                       "training row (decoder.row_length); shorten it")
     return min(limit, left)
 
   def _draw(self, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int,

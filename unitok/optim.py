@@ -56,7 +56,8 @@ def optimizer(train: Train, frozen=None) -> optax.GradientTransformation:
         adam_b1=train.beta1, adam_b2=train.beta2, adam_weight_decay=train.weight_decay,
         muon_weight_dimension_numbers=_muon_dimensions)
   else:
-    core = optax.adamw(schedule(train), b1=train.beta1, b2=train.beta2, weight_decay=train.weight_decay, mask=decay_mask)
+    core = optax.adamw(schedule(train), b1=train.beta1, b2=train.beta2, weight_decay=train.weight_decay,
+                       mask=decay_mask)
   tx = optax.chain(optax.clip_by_global_norm(train.clip), core)
   if frozen is not None and any(jax.tree.leaves(frozen)):
     labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)

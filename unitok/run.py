@@ -99,7 +99,8 @@ def read_vocabulary(workdir) -> Vocabulary:
   try:
     return Vocabulary.from_json(json.loads(file.read_text()))
   except FileNotFoundError:
-    raise ValueError(f"{file}: no such file; run the stages before the decoder first (python -m train.encode)") from None
+    raise ValueError(f"{file}: no such file; run the stages before the decoder first (python -m "
+                     "train.encode)") from None
   except (json.JSONDecodeError, KeyError) as error:
     raise ValueError(f"{file}: is not a vocabulary ({error}); run python -m train.encode again") from None
 
@@ -128,5 +129,5 @@ def check_vocabulary(meta: dict, vocabulary: Vocabulary, folder):
   """ValueError where the checkpoint with this meta was trained on another vocabulary."""
   if meta.get("vocabulary") != vocabulary.fingerprint:
     raise ValueError(f"{folder}: its decoder was trained on vocabulary {meta.get('vocabulary')}, this run's is "
-                     f"{vocabulary.fingerprint}; keep that run's text and image tokenizer unchanged (a new run: --init.from "
-                     "with --init.frozen image_tokenizer), or train the decoder anew")
+                     f"{vocabulary.fingerprint}; keep that run's text and image tokenizer unchanged (a new run: "
+                     "--init.from with --init.frozen image_tokenizer), or train the decoder anew")

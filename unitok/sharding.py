@@ -44,7 +44,8 @@ def specs(tree, mesh):
     axes = list(spec) + [None] * (leaf.ndim - len(spec))
     if len(spec) > leaf.ndim:
       axes = []
-    return NamedSharding(mesh, P(*(a if a and leaf.shape[n] % mesh.shape[a] == 0 else None for n, a in enumerate(axes))))
+    fits = lambda n, axis: axis and leaf.shape[n] % mesh.shape[axis] == 0
+    return NamedSharding(mesh, P(*(axis if fits(n, axis) else None for n, axis in enumerate(axes))))
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
@@ -60,7 +61,8 @@ def create(build, mesh, *arguments):
 
 def place_batch(batch, mesh):
   """Every array's first side over data and fsdp; this process's rows where there are several processes."""
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), np.asarray(x)), batch)
+  sharding = NamedSharding(mesh, BATCH)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
 def check_batch(size: int, mesh, name: str):

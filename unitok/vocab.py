@@ -41,7 +41,8 @@ class Vocabulary:
   def __post_init__(self):
     ids = np.sort(np.concatenate([b.table for b in self.blocks]))
     if not np.array_equal(ids, np.arange(len(ids))):
-      raise ValueError("vocabulary: the blocks' ids must be disjoint and cover 0 .. size-1; give each block its own range")
+      raise ValueError("vocabulary: the blocks' ids must be disjoint and cover 0 .. size-1; give each block its own "
+                       "range")
 
   @cached_property
   def size(self) -> int:
@@ -113,7 +114,8 @@ class Vocabulary:
   def from_json(cls, value: dict) -> "Vocabulary":
     known = value["special"]
     if tuple(known) != SPECIAL[:len(known)]:
-      raise ValueError(f"vocabulary: control tokens {known} are not this version's {list(SPECIAL)}; use the version that made it")
+      raise ValueError(f"vocabulary: control tokens {known} are not this version's {list(SPECIAL)}; use the version "
+                       "that made it")
     blocks = tuple(Block(b["name"], tuple(range(*r) for r in b["ranges"])) for b in value["blocks"])
     return cls(blocks, dict(value["fingerprints"]))
 

@@ -21,8 +21,8 @@ COLUMNS = ("inputs", "targets", "order", "visible_from", "visible_until", "tasks
 """A document is packed as one i32[l 7+AXES] array: these, the weights as float32's bits, then the positions."""
 PADDING_COLUMNS = np.array([*(PADDING[name] for name in COLUMNS), *[PADDING["positions"]] * AXES], np.int32)
 BINS = 64
-"""Rows packed at a time, at least. More leave less padding (of scenes in rows of 256: 32 4.7 %, 64 4.2 %, 256 3.6 %) and
-are more to pack anew when a position is restored (64: a tenth of a second)."""
+"""Rows packed at a time, at least. More leave less padding (of scenes in rows of 256: 32 4.7 %, 64 4.2 %, 256 3.6 %)
+and are more to pack anew when a position is restored (64: a tenth of a second)."""
 
 
 def task_names(decoder: config.Decoder, vocabulary: Vocabulary) -> list[str]:

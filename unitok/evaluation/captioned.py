@@ -22,7 +22,8 @@ def evaluate_captioned(context: Context) -> Result:
   """Retrieval and nats a caption on val, retrieval and names on heldout; drawings, captions and fillings to look at."""
   results = [drawings(context, context.val, "Drawn from words", "validation", 10)]
   if len(context.heldout):
-    results.append(drawings(context, context.heldout, "Drawn from words training never showed this way", "held-out", 20))
+    title = "Drawn from words training never showed this way"
+    results.append(drawings(context, context.heldout, title, "held-out", 20))
   results.append(fillings(context))
   if context.trained("image_to_text"):
     results += [described(context), ranked(context)]
@@ -35,7 +36,7 @@ def evaluate_captioned(context: Context) -> Result:
 # ---- captions told apart
 
 def ranked(context: Context) -> Result:
-  """The right caption among 100 by log p(caption | picture) on val; nats a caption of the true and a shuffled picture."""
+  """The right caption among 100 by log p(caption | picture) on val; nats a caption, true and shuffled pictures."""
   model, val = context.model, context.val.captioned()
   if len(val) < 2:
     return Result({})
@@ -94,7 +95,8 @@ def named(context: Context) -> Result:
   codes = model.image.encode(held.images[:count])
   retrieval, figures = retrieval_figures(context, codes, candidates[:count], "_heldout")
   metrics = {"caption": figure("heldout_name_accuracy", right), "retrieval": retrieval}
-  figures = [Figure("Held-out name written", "caption.heldout_name_accuracy", about="greedy caption, the whole name"), *figures]
+  figures = [Figure("Held-out name written", "caption.heldout_name_accuracy", about="greedy caption, the whole name"),
+             *figures]
   items = [Item([("", image)], text, bool(good), "" if good else f"is: {caption[0]}")
            for image, text, caption, good in zip(held.images, texts, held.captions, right)]
   text = "Captions written for held-out pictures, the likeliest word each time; the first ones, not chosen."
@@ -189,8 +191,8 @@ def described(context: Context) -> Result:
   texts = context.caption(some.images)
   items = [Item([("", image)], text or "(nothing)", note=f"people wrote: {written[0]}" if written else "")
            for image, text, written in zip(some.images, texts, some.captions)]
-  return Result({}, [], [Section("Described", "Captions for pictures the model never saw, the likeliest word each time.",
-                                 items, order=45)])
+  text = "Captions for pictures the model never saw, the likeliest word each time."
+  return Result({}, [], [Section("Described", text, items, order=45)])
 
 
 def fillings(context: Context) -> Result:
@@ -204,8 +206,9 @@ def fillings(context: Context) -> Result:
   masks = holes.repeat(side, 1).repeat(side, 2)
   context.say(f"evaluate: {len(some)} holes")
   filled = context.infill(some.images, masks, some.prompts)
-  return Result({}, [], [Section("Holes and what was put there", "Everything under the hole is hidden from the model; the "
-                                 "caption is known.", filling_items(some.images, masks, filled, some.prompts), order=30)])
+  items = filling_items(some.images, masks, filled, some.prompts)
+  return Result({}, [], [Section("Holes and what was put there", "Everything under the hole is hidden from the model; "
+                                 "the caption is known.", items, order=30)])
 
 
 def filling_items(images: np.ndarray, masks: np.ndarray, filled: np.ndarray, texts: list[str],

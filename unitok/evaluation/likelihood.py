@@ -130,7 +130,8 @@ def _token_log_p(language, params, f):
 
 # ---- retrieval
 
-def choose_candidates(right: list[tuple[str, ...]], pool: list[str], count: int, rng: np.random.Generator) -> list[list[str]]:
+def choose_candidates(right: list[tuple[str, ...]], pool: list[str], count: int,
+                      rng: np.random.Generator) -> list[list[str]]:
   """For each example (its captions): its first caption, then count - 1 other texts of the pool, none of them its own.
 
   Fewer where the pool has fewer.

@@ -1,4 +1,7 @@
-"""One self-contained HTML page: tiles, galleries, charts, tables. No script, nothing from elsewhere, all text escaped."""
+"""One self-contained HTML page: tiles, galleries, charts, tables.
+
+No script, nothing from elsewhere, all text escaped.
+"""
 import base64
 import html
 from collections.abc import Callable, Iterable

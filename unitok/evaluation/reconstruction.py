@@ -32,6 +32,6 @@ def evaluate_reconstruction(context: Context) -> Result:
   pairs = [Item([("original", image), ("from codes", other)], note=f"{db:.1f} dB")
            for image, other, db in zip(images, back, quality[:context.show])]
   height, width = codes.shape[1:]
-  text = (f"Every picture becomes {height} × {width} codes out of {counts.size}; this is what comes back from them. The "
-          "first pictures of the validation split, not chosen.")
+  text = (f"Every picture becomes {height} × {width} codes out of {counts.size}; this is what comes back from them. "
+          "The first pictures of the validation split, not chosen.")
   return Result(metrics, figures, [Section("Through the codes and back", text, pairs, order=60)])

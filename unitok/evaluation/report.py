@@ -40,8 +40,8 @@ def render(workdir, config: c.Config, result: Result, seconds: Callable[[], Mapp
   blocks.append(("Over the training", films(workdir / "report" / "samples", config)))
   lines = read_metrics(workdir)
   cards = page.chart_cards(curves(lines))
-  blocks.append(("Learning", page.block("Learning", "Each task and kind of token has its own loss; the number is the last.",
-                                        cards) if cards else ""))
+  about = "Each task and kind of token has its own loss; the number is the last."
+  blocks.append(("Learning", page.block("Learning", about, cards) if cards else ""))
   counts = metrics.get("image_tokenizer", {}).get("codebook_counts", [])
   cards = page.chart_cards([("Use of the codes on validation pictures", charts.usage_chart(counts)),
                             ("While the tokenizer learned", codebook_curve(lines))])
@@ -59,8 +59,8 @@ def render(workdir, config: c.Config, result: Result, seconds: Callable[[], Mapp
             + page.folded("Seconds a stage", page.table(rows, ("stage", "seconds"))) * bool(rows)
             + page.folded("Sampling", page.table(drawn)) * bool(drawn)
             + page.folded("Configuration", page.table(settings, ("field", "value"))) + "</section>"
-            + "<footer>Written by unitok. Figures and galleries are of records that training never saw, the curves under "
-              "Learning of training itself; intervals are 95 %.</footer>")
+            + "<footer>Written by unitok. Figures and galleries are of records that training never saw, the curves "
+              "under Learning of training itself; intervals are 95 %.</footer>")
   hero = next((s.items for s in sections if s.order <= 10), [])
   return page.page(config.name, lead(config), tiles, blocks, last, hero)
 
@@ -97,7 +97,9 @@ def parts_of(f: Figure, metrics: Mapping[str, Any]) -> tuple[str, str, str, str]
   if n is None and f.key.startswith("decoder.nats"):
     n = look_up(metrics, f"{f.key}_n")
   short = lambda v: told(v, f.unit).removesuffix(f" {f.unit}")
-  interval = f"{short(low)} – {told(high, f.unit) if f.unit == '%' else short(high)}" if low is not None and high is not None else ""
+  interval = ""
+  if low is not None and high is not None:
+    interval = f"{short(low)} – {told(high, f.unit) if f.unit == '%' else short(high)}"
   chance = chance_of(f, metrics)
   return (told(value, f.unit), interval, "" if n is None else str(n), "" if chance is None else told(chance, f.unit))
 
@@ -162,7 +164,8 @@ def curves(lines: dict[str, list[dict]]) -> list[tuple[str, str]]:
 
 def codebook_curve(lines: dict[str, list[dict]]) -> str:
   tokenizer = lines.get("image_tokenizer", [])
-  return charts.line_chart([("perplexity", *series(tokenizer, "codebook_perplexity"))], "step", "perplexity", from_zero=True)
+  points = series(tokenizer, "codebook_perplexity")
+  return charts.line_chart([("perplexity", *points)], "step", "perplexity", from_zero=True)
 
 
 def films(folder: epath.Path, config: c.Config) -> str:
@@ -183,7 +186,8 @@ def films(folder: epath.Path, config: c.Config) -> str:
           f"<small>{page.text(prompt)}</small>" for prompt in asked) + "</div>"
     parts.append(f'<div class="card" style="margin-bottom:12px"><h3>{page.text(STAGES.get(stage, stage))}</h3>'
                  f'<div class="film">{rows}</div></div>')
-  return page.block("Over the training", "The same pictures and prompts at several steps.", "".join(parts)) if parts else ""
+  about = "The same pictures and prompts at several steps."
+  return page.block("Over the training", about, "".join(parts)) if parts else ""
 
 
 def prompts_of(path: epath.Path) -> list[str]:

@@ -34,7 +34,8 @@ def told(things: Things | None) -> str:
   """For people: "small red ring top left; large blue bar"."""
   if things is None:
     return "not well formed"
-  return "; ".join(f"{t.size} {t.colour} {t.shape} {t.place}" for t in sorted(things, key=lambda t: t.place)) or "nothing"
+  ordered = sorted(things, key=lambda t: t.place)
+  return "; ".join(f"{t.size} {t.colour} {t.shape} {t.place}" for t in ordered) or "nothing"
 
 
 def share_read(asked: list[Things], found: list[Things], name: str) -> dict:
@@ -59,17 +60,18 @@ def parsing(context: Context) -> Result:
 def drawing(context: Context) -> Result:
   """Drawings for validation prompts, for those with held-out combinations, and for no prompt at all."""
   val, held = context.val, context.heldout
-  context.say(f"evaluate: {len(val)} pictures for validation prompts, as many without a prompt, {len(held)} for held-out "
-              "combinations")
+  context.say(f"evaluate: {len(val)} pictures for validation prompts, as many without a prompt, {len(held)} for "
+              "held-out combinations")
   drawn, unprompted = context.generate(val.prompts), context.generate_unprompted(len(val))
   scores = [compare(val, read_pictures(drawn), ""), compare(val, read_pictures(unprompted), "_empty_prompt")]
-  sections = [Section("Drawn from words", "Prompts the model never saw and the one picture it drew for each: the first of the "
-                      "validation split, nothing chosen or drawn again. The mark says whether the parser reads exactly the "
-                      "objects asked for.", judged(val.first(2 * context.show), drawn), order=10)]
+  sections = [Section("Drawn from words", "Prompts the model never saw and the one picture it drew for each: the first "
+                      "of the validation split, nothing chosen or drawn again. The mark says whether the parser reads "
+                      "exactly the objects asked for.", judged(val.first(2 * context.show), drawn), order=10)]
   figures = [Figure("Whole pictures right", "text_to_image.accuracy", chance="text_to_image.accuracy_empty_prompt",
                     about="drawn from words: exactly the objects asked for"),
              Figure("Attributes drawn right", "text_to_image.attribute_accuracy",
-                    chance="text_to_image.attribute_accuracy_empty_prompt", about="place, colour, shape and size of objects")]
+                    chance="text_to_image.attribute_accuracy_empty_prompt",
+                    about="place, colour, shape and size of objects")]
   if len(held):
     drawn = context.generate(held.prompts)
     found = read_pictures(drawn)
@@ -85,7 +87,8 @@ def drawing(context: Context) -> Result:
                        chance="text_to_image.accuracy_heldout_empty_prompt",
                        about="with a colour and shape that training never showed together"),
                 Figure("Held-out attributes right", "text_to_image.attribute_accuracy_heldout",
-                       chance="text_to_image.attribute_accuracy_heldout_empty_prompt", about="of all objects in such prompts")]
+                       chance="text_to_image.attribute_accuracy_heldout_empty_prompt",
+                       about="of all objects in such prompts")]
   return Result({"text_to_image": merge(*scores)}, figures, sections)
 
 
@@ -115,7 +118,8 @@ def captioning(context: Context) -> Result:
   right = np.array([f == a for f, a in zip(found, truths(val))])
   items = [Item([("", image)], text or "(nothing)", bool(good), "" if good else f"shows: {told(things)}")
            for image, text, good, things in zip(val.images[:2 * context.show], texts, right, truths(val))]
-  text = "Captions for pictures the model never saw, the likeliest word each time. Right: exactly the objects in the picture."
+  text = ("Captions for pictures the model never saw, the likeliest word each time. Right: exactly the objects in the "
+          "picture.")
   metrics = figure("exact_match", right) | figure("well_formed", np.array([f is not None for f in found]))
   return Result({"caption": metrics},
                 [Figure("Captions right", "caption.exact_match", about="exactly the objects in the picture")],
@@ -137,10 +141,12 @@ def filling(context: Context) -> Result:
   metrics, sections, figures = {}, [], []
   for name, masks, prompts, title, text, about in (
       ("accuracy", whole, val.prompts, "Holes, with the caption known",
-       "An object is covered whole and then some; the caption says what it was.", "a covered object, named by the caption"),
+       "An object is covered whole and then some; the caption says what it was.",
+       "a covered object, named by the caption"),
       ("accuracy_uncaptioned", half, None, "Halves, without any caption",
-       "Half of an object is covered and there is no caption: the other half has to say it.", "half covered, no caption")):
-    usable = ~masks.all((1, 2)) & masks.any((1, 2))     # of a grid so coarse that nothing would be left, nothing is asked
+       "Half of an object is covered and there is no caption: the other half has to say it.",
+       "half covered, no caption")):
+    usable = ~masks.all((1, 2)) & masks.any((1, 2))     # on so coarse a grid that nothing is left, nothing is asked
     if not usable.any():
       continue
     at = np.flatnonzero(usable)
@@ -153,7 +159,8 @@ def filling(context: Context) -> Result:
     figures.append(Figure("Holes filled right" if prompts else "Halves filled right", f"infill.{name}", about=about))
     show = slice(context.show)
     there = [frozenset(t for t in f if t.place == wanted[n].place) for n, f in zip(at, found)]
-    notes = ["" if good else f"was: {told(frozenset([wanted[n]]))}; read: {told(t)}" for n, good, t in zip(at, right, there)]
+    notes = ["" if good else f"was: {told(frozenset([wanted[n]]))}; read: {told(t)}"
+             for n, good, t in zip(at, right, there)]
     sections.append(Section(title, text, filling_items(val.images[at][show], masks[at][show], filled[show], texts[show],
                                                        right[show], notes[show]), order=30 if prompts else 31))
   return Result({"infill": metrics} if metrics else {}, figures, sections)

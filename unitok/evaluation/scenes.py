@@ -69,7 +69,7 @@ def read_pictures(images: np.ndarray) -> list[frozenset[Thing]]:
 
 
 def read_caption(caption: str) -> frozenset[Thing] | None:
-  """The things a caption names, or None where it is not well formed (a clause with some attributes missing or doubled)."""
+  """The things a caption names, or None where it is not well formed (in a clause an attribute missing or doubled)."""
   things = []
   for clause in re.split(r",| and | with ", caption):
     words = clause.split()

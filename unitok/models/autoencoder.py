@@ -111,9 +111,11 @@ def to_u8(pixels_pm1):
 def check(options, image_size: int):
   """ValueError where this network cannot make a grid of codes from the picture."""
   if options.quantizer.kind not in QUANTIZERS:
-    raise ValueError(f"image_tokenizer.quantizer.kind: {options.quantizer.kind!r} is unknown; one of {', '.join(QUANTIZERS)}")
+    raise ValueError(f"image_tokenizer.quantizer.kind: {options.quantizer.kind!r} is unknown; one of "
+                     f"{', '.join(QUANTIZERS)}")
   if len(options.blocks) != len(options.widths):
-    raise ValueError(f"image_tokenizer.blocks: {options.blocks} must have one number a level of widths {options.widths}")
+    raise ValueError(f"image_tokenizer.blocks: {options.blocks} must have one number a level of widths "
+                     f"{options.widths}")
   if image_size % options.downsampling:
-    raise ValueError(f"data.image_size: {image_size} is no multiple of the tokenizer's {options.downsampling} pixels a code; "
-                     f"take {image_size // options.downsampling * options.downsampling or options.downsampling}")
+    raise ValueError(f"data.image_size: {image_size} is no multiple of the tokenizer's {options.downsampling} pixels a "
+                     f"code; take {image_size // options.downsampling * options.downsampling or options.downsampling}")

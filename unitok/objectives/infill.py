@@ -26,10 +26,15 @@ def infill(codes: Codes, rng: np.random.Generator, drop: float = 0.0) -> list[Pa
 
 
 def random_rectangles(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-  """bool[h w]: one or two rectangles with sides of a quarter to three quarters of the grid, never all of it."""
+  """bool[h w]: one or two rectangles with sides of a quarter to three quarters of the grid.
+
+  Never all of it, but of a grid of a single code.
+  """
   hole = np.zeros(shape, bool)
   for _ in range(rng.integers(1, 3)):
     height, width = (int(rng.integers(max(1, side // 4), max(2, side * 3 // 4 + 1))) for side in shape)
     row, column = rng.integers(shape[0] - height + 1), rng.integers(shape[1] - width + 1)
     hole[row:row + height, column:column + width] = True
+  if hole.all():      # only on grids of one row or column, or of two
+    hole.flat[rng.integers(hole.size)] = hole.size == 1
   return hole

@@ -18,7 +18,8 @@ def dim(options) -> int:
 
 def init(key, options):
   if not options.levels or min(options.levels) < 2:
-    raise ValueError(f"quantizer.levels: {options.levels} must be two or more levels for every dimension, e.g. (8, 8, 8)")
+    raise ValueError(f"quantizer.levels: {options.levels} must be two or more levels for every dimension, e.g. "
+                     "(8, 8, 8)")
   return {}, {"counts": jnp.ones(size(options))}
 
 

@@ -1,0 +1,114 @@
+"""The decoder's own properties: attention by the rule, rotary positions, grid embedding, embedded codes."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unitok import config as c
+from unitok.models.attention import Rule, attend, rotate, rotation, visible
+from unitok.models.decoder import check
+from unitok.optim import optimizer
+from unitok.steps import Language, decoder_state, embed_codes
+from unitok.vocab import make_vocabulary
+
+OPTIONS = c.Decoder(layers=2, width=32, heads=4, kv_heads=2, hidden=48, grid_embedding=8)
+
+
+def causal(b: int, l: int) -> Rule:
+  order = jnp.tile(jnp.arange(l), (b, 1))
+  return Rule(order, order, jnp.full((b, l), 2**30), jnp.ones((b, l), jnp.int32))
+
+
+def test_attend_equals_jax_with_the_same_mask():
+  key = jax.random.split(jax.random.key(0), 3)
+  q = jax.random.normal(key[0], (2, 9, 4, 8))
+  k, v = (jax.random.normal(key[n], (2, 9, 2, 8)) for n in (1, 2))
+  rule = causal(2, 9)
+  mask = visible(rule, rule)
+  wanted = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+  np.testing.assert_allclose(attend(q, k, v, mask), wanted, atol=1e-5)
+
+
+def test_a_query_that_sees_nothing_gives_zeros_and_finite_gradients():
+  x = jax.random.normal(jax.random.key(0), (1, 4, 2, 8))
+  mask = jnp.ones((1, 4, 4), bool).at[0, 2].set(False)
+  out = attend(x, x, x, mask)
+  assert (np.asarray(out[0, 2]) == 0).all() and (np.asarray(out[0, 1]) != 0).any()
+  assert np.isfinite(jax.grad(lambda y: attend(y, y, y, mask).sum())(x)).all()
+
+
+def test_equal_axes_give_the_one_dimensional_rotary_embedding():
+  x = np.random.default_rng(0).normal(size=(1, 5, 1, 12)).astype(np.float32)
+  positions = np.array([0, 3, 4, 9, 70])
+  turned = rotate(jnp.asarray(x), *rotation(jnp.asarray(np.repeat(positions[None, :, None], 3, 2)), 12, 100.0))
+  for n, position in enumerate(positions):
+    for pair in range(6):
+      angle = position * 100.0 ** (-pair / 6)
+      a, b = x[0, n, 0, pair], x[0, n, 0, pair + 6]
+      assert turned[0, n, 0, pair] == pytest.approx(a * np.cos(angle) - b * np.sin(angle), abs=1e-4)
+      assert turned[0, n, 0, pair + 6] == pytest.approx(b * np.cos(angle) + a * np.sin(angle), abs=1e-4)
+
+
+def logits(options, positions):
+  language = Language(options, 50, ())
+  ids = jnp.asarray(np.random.default_rng(1).integers(0, 50, positions.shape[:2]))
+  return language.model(language.init(jax.random.key(0)))(ids, positions, causal(*positions.shape[:2]))
+
+
+def grid_positions(start: int):
+  rows, columns = np.divmod(np.arange(6), 3)
+  return jnp.asarray(np.stack([np.full(6, start), start + rows, start + columns], -1)[None])
+
+
+def test_positions_are_relative_but_a_pictures_places_are_not():
+  """Moving a whole document changes nothing; giving its tokens other rows does."""
+  here, there = logits(OPTIONS, grid_positions(2)), logits(OPTIONS, grid_positions(9))
+  np.testing.assert_allclose(here, there, atol=1e-4)
+  other = grid_positions(2).at[0, 5, 1].add(1)
+  assert np.abs(logits(OPTIONS, other)[0, 5] - here[0, 5]).max() > 1e-2
+  assert np.isfinite(logits(OPTIONS, grid_positions(2).at[0, 5, 1].add(500))).all()   # past the table: its last row
+
+
+def test_no_grid_embedding_has_no_such_weights():
+  with_tables, without = (Language(dataclasses.replace(OPTIONS, grid_embedding=n), 50, ()).init(jax.random.key(0))
+                          for n in (8, 0))
+  assert {"row", "column"} == set(with_tables) - set(without)
+
+
+def test_embed_codes_puts_near_codes_near_and_leaves_the_rest():
+  vocabulary = make_vocabulary({"text": 10, "image": 16}, {})
+  language = Language(OPTIONS, vocabulary.size, ())
+  state = decoder_state(language, optimizer(c.Train()), jax.random.key(0))
+  before = np.asarray(state.params["embed"]["embedding"])
+  vectors = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+  vectors[1] = vectors[0] + 0.01
+  ids = vocabulary.block("image").table
+  after = embed_codes(state, ids, vectors, jax.random.key(1))
+  table = np.asarray(after.params["embed"]["embedding"])
+  others = np.setdiff1d(np.arange(vocabulary.size), ids)
+  np.testing.assert_array_equal(table[others], before[others])
+  np.testing.assert_array_equal(table, after.extra["average"]["embed"]["embedding"])
+  assert table[ids].std() == pytest.approx(before[ids].std(), rel=0.2)
+  cosine = np.corrcoef(table[ids])
+  assert cosine[0, 1] > 0.6 > np.abs(cosine[0, 2:]).mean()
+
+
+@pytest.mark.parametrize("change, word", [(dict(heads=5), "heads"), (dict(kv_heads=3), "kv_heads")])
+def test_a_shape_that_cannot_be_built_is_named(change, word):
+  with pytest.raises(ValueError, match=f"decoder.{word}"):
+    check(dataclasses.replace(OPTIONS, **change))
+
+
+def test_muon_orthogonalises_the_layers_and_leaves_the_rest_to_adamw():
+  language = Language(OPTIONS, 50, ())
+  params = language.init(jax.random.key(0))
+  train = c.Train(optimizer="muon", learning_rate=1.0, warmup_steps=0, steps=10, weight_decay=0.0, clip=1e9)
+  tx = optimizer(train)
+  grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
+  updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+  singular = np.linalg.svd(np.asarray(updates["layers"]["out"]["kernel"][0]), compute_uv=False)
+  raw = np.linalg.svd(np.asarray(grads["layers"]["out"]["kernel"][0]), compute_uv=False)
+  assert singular.max() / singular.min() < 3 < raw.max() / raw.min()
+  np.testing.assert_allclose(np.abs(updates["embed"]["embedding"]), 1.0, atol=1e-2)   # Adam's first step: the sign
