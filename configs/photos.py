@@ -13,12 +13,12 @@ def get_config() -> Config:
       image_tokenizer=ImageTokenizer(
           widths=(64, 128), blocks=(1, 2), patch=4,
           quantizer=Quantizer(kind="l2", codebook_size=1_024, code_dim=8),
-          train=Train(steps=9_000, batch_size=8, learning_rate=3e-3, warmup_steps=200, weight_decay=0.0,
+          train=Train(steps=8_000, batch_size=8, learning_rate=3e-3, warmup_steps=200, weight_decay=0.0,
                       ema_decay=0.998, log_every=100, save_every=3_000, sample_every=3_000)),
       decoder=Decoder(
-          layers=4, width=192, heads=3, kv_heads=1, hidden=512, row_length=256,
+          layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=256,
           tasks=dict(text_to_image=0.3, image_to_text=0.55, infill=0.1, text=0.05),
-          train=Train(steps=2_200, batch_size=8, optimizer="muon", learning_rate=3e-3, warmup_steps=100,
+          train=Train(steps=1_700, batch_size=8, optimizer="muon", learning_rate=3e-3, warmup_steps=100,
                       ema_decay=0.99, log_every=50, save_every=1_000, sample_every=500)),
       sampling=Sampling(temperature=0.9, top_p=0.95, guidance_scale=3.0),
       evaluation=Evaluation(examples=1_000, batch_size=128),

@@ -16,8 +16,8 @@ def get_config() -> Config:
           train=Train(steps=40_000, batch_size=8, learning_rate=4e-3, warmup_steps=100, weight_decay=0.0,
                       ema_decay=0.999, log_every=200, save_every=10_000, sample_every=10_000)),
       decoder=Decoder(
-          layers=4, width=192, heads=3, kv_heads=1, hidden=512, row_length=128,
-          train=Train(steps=11_000, batch_size=8, optimizer="muon", learning_rate=3e-3, warmup_steps=100,
+          layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=128,
+          train=Train(steps=11_000, batch_size=8, optimizer="muon", learning_rate=4e-3, warmup_steps=100,
                       ema_decay=0.995, log_every=100, save_every=2_000, sample_every=2_000)),
       sampling=Sampling(temperature=0.7, guidance_scale=2.0),
       evaluation=Evaluation(examples=1_000, batch_size=256),

@@ -21,6 +21,9 @@ STAGES = {"text_tokenizer": text_tokenizer.run, "image_tokenizer": image_tokeniz
 def run(config: c.Config, workdir: epath.Path) -> dict:
   """The metrics of the finished run. Each stage says what it keeps from before."""
   workdir = epath.Path(workdir)
+  if config.init.source and "image_tokenizer" not in config.init.frozen:
+    raise ValueError("init.from: with a tokenizer that goes on training, its codes change and that run's decoder means "
+                     "nothing; add --init.frozen image_tokenizer")
   for number, (name, stage) in enumerate(STAGES.items(), 1):
     print(f"\n[{number}/{len(STAGES) + 1}] {name.replace('_', ' ')}", flush=True)
     with seconds.timed(workdir, name):

@@ -8,7 +8,6 @@ from etils import epath
 from unitok.config import Config
 from unitok.data.drawings import png, write
 from unitok.data.record import BadRecord
-from unitok.data.shards import write_json
 from unitok.data.sources import captions, open_source
 from unitok.modalities.text import TextModality
 from unitok.model import Model
@@ -34,7 +33,7 @@ def drawer(config: Config, workdir) -> Callable:
                         load_image_tokenizer(workdir), Sampler(language, params, vocabulary)))
     model = kept[0]
     model.sampler.params = params
-    texts = prompts(config)
+    texts = [text for text in prompts(config) if model.fits(text)] or [""]
     pictures = model.generate(texts, seed=config.seed)
     name = workdir / "report" / "samples" / f"decoder_{step:06d}"
     write(f"{name}.json", json.dumps({"step": step, "seed": config.seed, "prompts": texts}, indent=1).encode())

@@ -263,7 +263,23 @@ def load(path: str) -> Config:
     raise ValueError(f"config {path}: no function get_config(); add one that returns unitok.config.Config")
   if not isinstance(config, Config):
     raise ValueError(f"config {path}: get_config() returned {type(config).__name__}, not unitok.config.Config")
+  _check_types(config, f"config {path}: ")
   return config
+
+
+def _check_types(value: Any, where: str) -> None:
+  """ValueError for the first field whose value is not of its type (a config file is Python and says what it likes)."""
+  for name, kind in typing.get_type_hints(type(value)).items():
+    one, origin = getattr(value, name), typing.get_origin(kind)
+    if origin is Literal:
+      fits, kind = one in typing.get_args(kind), f"one of {', '.join(typing.get_args(kind))}"
+    else:
+      wanted = (int, float) if kind is float else origin or kind
+      fits = isinstance(one, wanted) and (kind is bool or not isinstance(one, bool))
+    if not fits:
+      raise ValueError(f"{where}{name} is {one!r}, must be {getattr(kind, '__name__', kind)}")
+    if dataclasses.is_dataclass(one):
+      _check_types(one, f"{where}{name}.")
 
 
 def override(config: Config, arguments: list[str]) -> Config:
@@ -273,7 +289,8 @@ def override(config: Config, arguments: list[str]) -> Config:
   import re
   import tyro  # only where a command line is parsed
   names = dict(flat(config))
-  names |= {f"{name}.{key}": one for name, value in names.items() if isinstance(value, dict) for key, one in value.items()}
+  for name, value in flat(config):
+    names |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {}
   for argument in arguments:
     if not argument.startswith("--"):
       continue
@@ -339,16 +356,16 @@ def _build(cls: type, value: dict, where: str, chosen: dict[str, type]):
   return cls(**{name: one(name, v) for name, v in value.items()})
 
 
-FREE = ("evaluation.", "sampling.", "tensorboard", "wandb", "log_every", "save_every", "sample_every", "keep_last",
-        "on_bad")
-"""Fields (by prefix or last name) that may differ between two commands on one workdir: they change nothing made."""
+FREE = ("evaluation.", "sampling.", "mesh.", "compute_dtype", "tensorboard", "wandb", "log_every", "save_every",
+        "sample_every", "keep_last", "on_bad")
+"""Fields (by first or last name) that may differ between two commands on one workdir: they change nothing made."""
 
 
 def difference(old: Config, new: Config) -> str | None:
   """The first field in which two configs would make different things: "name: old -> new"."""
   before, after = dict(flat(old)), dict(flat(new))
   for name in {**before, **after}:
-    free = name.startswith(FREE[:4]) or name.split(".")[-1] in FREE
+    free = name.split(".")[0] + "." in FREE or name.split(".")[-1] in FREE
     if not free and before.get(name) != after.get(name):
       return f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
   return None

@@ -127,6 +127,10 @@ class Model:
       return np.zeros(0, np.float32)
     return self.sampler.log_likelihood(documents, min(batch_size, 1 << (len(documents) - 1).bit_length()))
 
+  def fits(self, text: str) -> bool:
+    """Is there room for this text beside a whole picture in a training row?"""
+    return len(self.text.encode(text)) + int(np.prod(self.image.grid)) + 4 <= self.config.decoder.row_length
+
   # ---- inside
 
   def _encoded(self, texts: list[str], count: int | None = None) -> list[tuple[int, np.ndarray]]:
@@ -154,9 +158,10 @@ class Model:
     row = self.config.decoder.row_length
     if document.length > row:
       most = len(text) - (document.length - row)
-      raise ValueError(f"{where or objective}: {document.length} tokens, of which {len(text)} are text, do not fit into the "
-                       f"{row} of a training row (decoder.row_length); " + (f"at most {most} text tokens do" if most > 0 else
-                       "mask fewer, larger areas" if objective == "infill" else "train one with longer rows"))
+      remedy = f"at most {most} text tokens do" if most > 0 else \
+          "mask fewer, larger areas" if objective == "infill" else "train one with longer rows"
+      raise ValueError(f"{where or objective}: {document.length} tokens, of which {len(text)} are text, do not fit "
+                       f"into the {row} of a training row (decoder.row_length); {remedy}")
     return document
 
   def _limit(self, objective: str, limit: int, known: int = 0, where: str = "limit") -> int:

@@ -41,6 +41,8 @@ def _muon_dimensions(params):
   def one(path, leaf):
     inner = leaf.ndim == 3 and path_name(path).endswith("kernel")
     return optax.contrib.MuonDimensionNumbers(1, 2) if inner else None
+  if not any(leaf.ndim == 3 and path_name(p).endswith("kernel") for p, leaf in jax.tree_util.tree_leaves_with_path(params)):
+    raise ValueError("train.optimizer: muon moves the decoder's stacked layers, and there are none here; take adamw")
   return jax.tree_util.tree_map_with_path(one, params)
 
 

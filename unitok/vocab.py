@@ -121,8 +121,9 @@ class Vocabulary:
 
   @cached_property
   def fingerprint(self) -> str:
-    """16 hex digits that change with any block or tokenizer."""
-    return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+    """16 hex digits that change with any block or tokenizer, but not where a control token takes a free place."""
+    fixed = {name: value for name, value in self.to_json().items() if name != "special"}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_vocabulary(sizes: dict[str, int], fingerprints: dict[str, str]) -> Vocabulary:

@@ -28,6 +28,13 @@ def evaluate(model: Any, say: Callable[[str], None] = nothing_said) -> Result:
   config = model.config
   limit = config.evaluation.examples
   val, heldout = (load_examples(config, split, limit) for split in ("val", "heldout"))
+  long = 0
+  for captions in (val.captions, heldout.captions):
+    for n, texts in enumerate(captions):
+      captions[n] = tuple(text for text in texts if model.fits(text))
+      long += len(texts) - len(captions[n])
+  if long:
+    say(f"evaluate: {long} captions are passed over, too long for a row of {config.decoder.row_length} tokens")
   context = Context(model, val, heldout, say)
   if not len(val):
     say("evaluate: the source has no validation pictures, so nothing is measured; give it a split (data.val_share)")

@@ -216,4 +216,5 @@ def filling_items(images: np.ndarray, masks: np.ndarray, filled: np.ndarray, tex
   """Original, hole and filling side by side."""
   covered = with_hole(images, masks)
   return [Item([("original", images[n]), ("hole", covered[n]), ("filled", filled[n])], texts[n] or "(no caption)",
-               None if right is None else bool(right[n]), "" if notes is None else notes[n]) for n in range(len(images))]
+               None if right is None else bool(right[n]), "" if notes is None else notes[n])
+          for n in range(len(images))]

@@ -52,7 +52,8 @@ a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: un
 .tile h3 { margin: 0; font-size: 13px; font-weight: 600; color: var(--soft); }
 .tile .value { font-size: 30px; line-height: 1.2; font-weight: 650; letter-spacing: -.02em; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-.tile small { display: block; color: var(--soft); font-size: 12px; line-height: 1.4; font-variant-numeric: tabular-nums; }
+.tile small { display: block; color: var(--soft); font-size: 12px; line-height: 1.4;
+  font-variant-numeric: tabular-nums; }
 .bar { position: relative; height: 6px; border-radius: 3px; background: var(--rule); margin: 6px 0 7px; }
 .bar i { position: absolute; inset: 0 auto 0 0; border-radius: 3px; background: var(--accent); }
 .bar b { position: absolute; top: -3px; width: 2px; height: 12px; background: var(--ink); }
@@ -68,14 +69,17 @@ img.sharp { image-rendering: pixelated; }
 .pictures small { display: block; text-align: center; color: var(--soft); font-size: 11px; line-height: 1.5; }
 figcaption { font-size: 12.5px; line-height: 1.35; margin-top: 6px; overflow-wrap: anywhere; }
 figcaption small { display: block; color: var(--soft); font-size: 11.5px; margin-top: 2px; }
-.mark { display: block; font-weight: 650; font-size: 11.5px; } .mark.good { color: var(--good); } .mark.bad { color: var(--bad); }
+.mark { display: block; font-weight: 650; font-size: 11.5px; }
+.mark.good { color: var(--good); } .mark.bad { color: var(--bad); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 12px; }
 .card { padding: 14px 16px; } .card h3 { margin: 0 0 6px; font-size: 14px; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 12.5px; color: var(--soft); margin-bottom: 6px; }
 .legend b { color: var(--ink); font-weight: 600; font-variant-numeric: tabular-nums; }
-.legend i { display: inline-block; width: 12px; height: 3px; border-radius: 2px; margin-right: 6px; vertical-align: middle; }
+.legend i { display: inline-block; width: 12px; height: 3px; border-radius: 2px; margin-right: 6px;
+  vertical-align: middle; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font-size: 11px; }
-.grid { stroke: var(--rule); } .axis { stroke: var(--soft); } .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+.grid { stroke: var(--rule); } .axis { stroke: var(--soft); }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .area { fill: var(--c0); opacity: .75; } .even { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 4 4; }
 .legend .keyeven { background: none; height: 0; border-top: 2px dashed var(--ink); }
 LINES
@@ -92,7 +96,8 @@ td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; } th { color: 
 footer { color: var(--soft); font-size: 12.5px; margin-top: 48px; }
 @media print { .item, .tile, .card { break-inside: avoid; } }
 """.replace("LINES", "\n".join(
-    f".line{n} {{ stroke: var(--c{n}); }} .dot{n} {{ fill: var(--c{n}); }} .legend .key{n} {{ background: var(--c{n}); }}"
+    f".line{n} {{ stroke: var(--c{n}); }} .dot{n} {{ fill: var(--c{n}); }} "
+    f".legend .key{n} {{ background: var(--c{n}); }}"
     for n in range(6)))
 
 
@@ -188,4 +193,5 @@ def page(title: str, lead: str, tiles: list[Tile], blocks: list[tuple[str, str]]
   return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
           f'content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{text(title)}'
           f"</title><style>{STYLE}</style></head><body><main><header><h1>{text(title)}</h1>"
-          f'<p class="lead">{text(lead)}</p>{top}{shown}<nav>{links}</nav></header>{body}{last()}</main></body></html>\n')
+          f'<p class="lead">{text(lead)}</p>{top}{shown}<nav>{links}</nav></header>{body}{last()}</main></body>'
+          '</html>\n')

@@ -48,7 +48,7 @@ class Layer(nnx.Module):
 
 
 class Cache(NamedTuple):
-  """Keys and values of all layers, [layers b slots g d] as one array a layer."""
+  """Keys and values [b slots g d] of each layer."""
   keys: tuple[jax.Array, ...]
   values: tuple[jax.Array, ...]
 
@@ -65,7 +65,7 @@ class Decoder(nnx.Module):
                                embedding_init=nnx.initializers.normal(0.2))
       self.row, self.column = grid(), grid()
     build = nnx.vmap(lambda r: Layer(options, dtype, r), in_axes=0, out_axes=0)
-    self.layers = build(rngs.fork(split=options.layers))
+    self.layers = build(rngs.split(options.layers))
     self.norm = nnx.RMSNorm(options.width, dtype=dtype, rngs=rngs)
     self.head = _linear(options.width, vocabulary_size, dtype, rngs, 0.1)
 
@@ -73,8 +73,8 @@ class Decoder(nnx.Module):
     return rotation(positions, self.options.width // self.options.heads, self.options.rope_base)
 
   def enter(self, ids, positions):
-    """What goes into the first layer. A picture's token at (t, t+row, t+column) also gets its row's and column's
-    embedding: rotary positions are relative, and telling "top left" from them alone took many times longer to learn."""
+    """What goes into the first layer: a token at (t, t+row, t+column) also gets its row's and column's
+    embedding (0 and 0 for text): rotary positions are relative, and telling "top left" from them alone took many times longer to learn."""
     x = self.embed(ids)
     if not self.options.grid_embedding:
       return x
