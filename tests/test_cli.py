@@ -1,8 +1,8 @@
 """The `unitok` command: what it prints and writes, and how errors end."""
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +48,19 @@ def picture(path) -> np.ndarray:
     return np.asarray(image)
 
 
+def processor_seconds() -> float:
+  """What this process's finished children have used so far."""
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_without_jax():
-  """Under a second by itself; the best of three, since other programs run beside the tests."""
+  """Under a second of the processor's time, the best of three: the clock also counts what runs beside the tests."""
   took = []
   for _ in range(3):
-    start = time.perf_counter()
+    start = processor_seconds()
     done = subprocess.run([sys.executable, "-m", "unitok.cli", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    took.append(time.perf_counter() - start)
+    took.append(processor_seconds() - start)
   assert done.returncode == 0 and all(cls.__name__.lower() in done.stdout for cls in cli.COMMANDS)
   assert min(took) < 1, took
   program = "import sys, unitok.cli\ntry: unitok.cli.main(['generate', '--help'])\nexcept SystemExit: pass\n" \
