@@ -77,8 +77,7 @@ class Checkpoints:
     """
     if self.latest() == step:
       return
-    # a copy of our own: the train step donates the state's buffers, and on a CPU the writer reads them in place
-    parts = jax.tree.map(jax.numpy.copy, {name: getattr(state, name) for name in PARTS})
+    parts = {name: getattr(state, name) for name in PARTS}
     data = batches.get_state() if batches is not None else None
     with _told(self.folder, self.latest()):
       parts |= {"data": _Json(data), "meta": _Json(meta or {})}

@@ -70,4 +70,4 @@ def optimizer(train: Train, frozen=None) -> optax.GradientTransformation:
 def averaged(average, params, decay: float, step):
   """Running mean of the weights; early on the decay grows as (1 + step) / (10 + step)."""
   keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-  return jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, average, params)
+  return jax.tree.map(lambda a, p: a + (1 - keep) * (p - a), average, params)
