@@ -1,6 +1,8 @@
 """Photographs with five captions each, 64 pixels, on two CPU cores.
 
     python -m train.pipeline --config configs/photos.py --workdir runs/photos --data.path ../shared/data/photos
+
+Not yet measured at this length.
 """
 from unitok.config import (Config, Decoder, Evaluation, ImageFolder, ImageTokenizer, Quantizer, Sampling, Text, Train)
 

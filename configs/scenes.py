@@ -1,6 +1,8 @@
 """The demo's scenes for an hour on two CPU cores: how far the same code goes.
 
     python -m train.pipeline --config configs/scenes.py --workdir runs/scenes
+
+Not yet measured at this length; the demo's header has the figures of its first ten minutes.
 """
 from unitok.config import Config, Decoder, Evaluation, ImageTokenizer, Quantizer, Sampling, Scenes, Text, Train
 
