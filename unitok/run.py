@@ -105,13 +105,13 @@ def read_vocabulary(workdir) -> Vocabulary:
     raise ValueError(f"{file}: is not a vocabulary ({error}); run python -m train.encode again") from None
 
 
-def load_decoder(workdir, tasks: tuple[str, ...] = ()) -> LoadedDecoder:
+def load_decoder(workdir) -> LoadedDecoder:
   """The newest decoder of workdir/decoder with its averaged weights, and the vocabulary it was trained on.
 
   ValueError where there is none, or vocab.json is not the vocabulary of the checkpoint.
   """
   config, vocabulary = read_config(workdir), read_vocabulary(workdir)
-  model = Language(config.decoder, vocabulary.size, tasks, compute_dtype(config.compute_dtype))
+  model = Language(config.decoder, vocabulary.size, (), compute_dtype(config.compute_dtype))
   params, step = load_decoder_weights(workdir, model, vocabulary)
   return LoadedDecoder(model, params, vocabulary, config, step)
 
