@@ -1,6 +1,7 @@
 """The `unitok` command: what it prints and writes, and how errors end."""
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,7 +151,10 @@ def test_validate(capsys, files, tmp_path):
   assert said[0]["bad"] == [] and {Path(b["where"].split(" ")[0]).name.split(":")[0] for b in said[1]["bad"]} == {"0.png", "metadata.jsonl"}
   assert all(b["problem"] and b["remedy"] for b in said[1]["bad"])
   assert cli.main(["validate", "--data.val-share", "0.01", str(good), "--data.background", "0", "0", "0", "--json"]) == 0
-  assert json.loads(capsys.readouterr().out)["outputs"][0]["records"] == {"train": 3, "val": 0, "heldout": 0}
+  assert json.loads(capsys.readouterr().out)["outputs"][0]["records"] == {"train": 3, "val": 0, "heldout": 0, "test": 0}
+  for split in ("train", "val", "test"):      # test is read too, though no stage does
+    shutil.copytree(good, tmp_path / "split" / split)
+  assert cli.main(["validate", str(tmp_path / "split")]) == 0 and capsys.readouterr().out.endswith(": 9 records, 0 bad\n")
   (tmp_path / "c.py").write_text(f"from unitok.config import *\ndef get_config():\n  return Config(data=ImageFolder(path={str(good)!r}))\n")
   assert cli.main(["validate", "--config", str(tmp_path / "c.py"), "--data.image_size=8"]) == 0
   capsys.readouterr()
@@ -210,17 +214,6 @@ def test_interrupted(capsys, monkeypatch):
   monkeypatch.setitem(cli.COMMANDS, cli.Info, stop)
   assert cli.main(["info", "/nothing"]) == 130
   assert capsys.readouterr().err == "unitok: stopped\n"
-
-
-def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
-  """A write that fails leaves the old file and nothing beside it."""
-  path = tmp_path / "a.png"
-  drawings.write(path, b"old")
-  monkeypatch.setattr(type(drawings.epath.Path(path)), "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-  with pytest.raises(OSError):
-    drawings.write(path, b"new")
-  assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-  assert cli.message(OSError(28, "No space left on device", "a.png")) == "a.png: no space left on device; make room"
 
 
 def test_sheet():

@@ -10,7 +10,8 @@ from unitok import config as c
 from unitok.models.attention import Rule, attend, rotate, rotation, visible
 from unitok.models.decoder import check
 from unitok.optim import optimizer
-from unitok.steps import Language, decoder_state, embed_codes
+from unitok.sequence import Batch
+from unitok.steps import Language, decoder_state, decoder_step, embed_codes
 from unitok.vocab import make_vocabulary
 
 OPTIONS = c.Decoder(layers=2, width=32, heads=4, kv_heads=2, hidden=48, grid_embedding=8)
@@ -93,6 +94,20 @@ def test_embed_codes_puts_near_codes_near_and_leaves_the_rest():
   assert table[ids].std() == pytest.approx(before[ids].std(), rel=0.2)
   cosine = np.corrcoef(table[ids])
   assert cosine[0, 1] > 0.6 > np.abs(cosine[0, 2:]).mean()
+
+
+def test_padding_is_counted():
+  """A Mean over all tokens, so that batches merge: 3 of 16, then 5 of 16."""
+  language, tx = Language(OPTIONS, 50, ("text/text",)), optimizer(c.Train())
+  state, shares = decoder_state(language, tx, jax.random.key(0)), []
+  for count in (3, 5):
+    rule = causal(2, 8)
+    padding = jnp.arange(16).reshape(2, 8) >= 16 - count
+    batch = Batch(inputs=rule.order, targets=rule.order, loss_weights=jnp.where(padding, 0.0, 1.0), order=rule.order,
+                  visible_from=rule.visible_from, visible_until=rule.visible_until,
+                  segment_ids=jnp.where(padding, 0, 1), tasks=0 * rule.order, positions=jnp.stack([rule.order] * 3, -1))
+    shares.append(decoder_step(language, tx, state, batch, jax.random.key(1))[1]["padding"])
+  assert [share.value() for share in shares] == [3 / 16, 5 / 16] and (shares[0] + shares[1]).value() == 8 / 32
 
 
 @pytest.mark.parametrize("change, word", [(dict(heads=5), "heads"), (dict(kv_heads=3), "kv_heads")])

@@ -76,11 +76,22 @@ def test_split_folders_each_with_its_metadata(tmp_path):
   assert spoken(tmp_path) == {"train/x.png": ("a",)}
   assert spoken(tmp_path, "val", val_share=.9) == {"validation/x.png": ("b",)}
   assert spoken(tmp_path, "heldout") == {}
+  assert spoken(tmp_path, "test") == {"test/y.png": ("c",)}
 
 
 def test_test_is_val_where_there_is_no_val(tmp_path):
   folder(tmp_path, ["train/x.png", "test/y.png"])
   assert spoken(tmp_path) == {"train/x.png": ()} and spoken(tmp_path, "val") == {"test/y.png": ()}
+  assert spoken(tmp_path, "test") == {}
+
+
+def test_problems_of_every_split(tmp_path):
+  """Those of test too, where it is not val: each record once."""
+  folder(tmp_path, [f"{split}/{n}.png" for split in ("train", "val", "test") for n in range(3)])
+  for split in ("train", "val", "test"):
+    (tmp_path / split / "1.png").write_bytes(b"no picture")
+  found = sources.problems(ImageFolder(path=str(tmp_path)))
+  assert [error.where for error in found] == ["train/1.png", "val/1.png", "test/1.png"]
 
 
 def test_one_metadata_for_split_folders(tmp_path):
@@ -311,7 +322,7 @@ def test_a_record_without_the_templates_field(tmp_path):
 
 
 @pytest.mark.parametrize("options, split, says", [
-    (dict(val_share=1.5), "train", "data.val_share is 1.5"), (dict(), "test", "has train, val and heldout")])
+    (dict(val_share=1.5), "train", "data.val_share is 1.5"), (dict(), "dev", "has train, val, heldout and test")])
 def test_wrong_options(tmp_path, options, split, says):
   folder(tmp_path, ["a.png"])
   with pytest.raises(ValueError, match=says):

@@ -14,22 +14,24 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for folder in ("unitok", "train
 
 CORE = ("models", "losses", "optim", "sharding", "steps")
 SEQUENCES = ("vocab", "sequence", "objectives")
-ALL = ("config", *SEQUENCES, "modalities", "data", *CORE, "checkpoint", "metrics", "run", "sampling", "model",
-       "evaluation", "interop")
+ALL = ("config", "errors", "files", *SEQUENCES, "modalities", "data", *CORE, "checkpoint", "metrics", "run", "sampling",
+       "model", "evaluation", "interop")
 
 # Part of unitok (a module or a folder), or top-level folder -> the parts it may import besides itself.
 # config is data and may be read by every part but vocab and sequence.
 MAY_IMPORT = {
     "unitok": (),                       # unitok/__init__.py
     "config": (),
+    "errors": (),
+    "files": (),
     "vocab": (),
     "sequence": ("vocab",),
     "objectives": ("config", "vocab", "sequence"),
-    "modalities": ("config", "vocab"),
+    "modalities": ("config", "files", "vocab"),
     **{name: ("config", "metrics", *CORE) for name in CORE},
     "checkpoint": ("config", "vocab"),
-    "metrics": ("config", "vocab"),
-    "data": ("config", *SEQUENCES, "modalities"),
+    "metrics": ("config", "files", "vocab"),
+    "data": ("config", "files", *SEQUENCES, "modalities"),
     "sampling": ("config", *SEQUENCES, *CORE),
     "interop": ("config", "vocab", *CORE, "checkpoint"),
     "run": ("config", "vocab", "modalities", *CORE, "checkpoint"),
@@ -45,7 +47,7 @@ MAY_IMPORT = {
 MAY_NOT_REACH = {name: ("data", "vocab", "modalities") for name in CORE}
 
 # Parts without jax, so that data workers and `unitok --help` start fast; files exempt with the reason.
-WITHOUT_JAX = ("unitok", "config", "vocab", "sequence", "objectives", "modalities", "data")
+WITHOUT_JAX = ("unitok", "config", "errors", "files", "vocab", "sequence", "objectives", "modalities", "data")
 USES_JAX = {
     "unitok/data/pipeline.py": "grain imports jax",
     "unitok/data/shards.py": "it encodes with the tokenizer",
@@ -55,6 +57,8 @@ JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 # Packages from outside that a part may use; a part that is not here may use all that pyproject.toml declares.
 PACKAGES = {
     "config": {"tyro"},
+    "errors": set(),
+    "files": {"etils"},
     "vocab": {"numpy", "etils"},
     "sequence": {"numpy"},
     "objectives": {"numpy"},

@@ -11,7 +11,8 @@ from PIL import Image
 
 from train import image_tokenizer
 from train.image_tokenizer import Pictures, frozen_part
-from train.loop import Interrupted, describe, fit, signals
+from train import loop
+from train.loop import Interrupted, describe, fit, signals, within_minutes
 from unitok import config as c
 from unitok.checkpoint import Checkpoints
 from unitok.data.record import BadRecord, Record
@@ -62,6 +63,33 @@ def lines(folder):
 
 def kill(number=signal.SIGTERM):
   return lambda: os.kill(os.getpid(), number)
+
+
+def test_within_minutes(tmp_path, monkeypatch, capsys):
+  """A stage that would take longer than its minutes gets fewer steps, measured once: a run that goes on keeps them."""
+  def config(minutes, steps=100):
+    return c.Config(decoder=c.Decoder(train=c.Train(steps=steps, minutes=minutes, batch_size=2)))
+
+  mesh, timed = loop.make_mesh(), []
+  state = lambda: TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(2)}, {"m": jnp.zeros(2)}, {"average": jnp.zeros(2)})
+  trial = lambda: (state(), lambda s, b: step_fn(s, b, jax.random.key(0)), np.ones(2, np.float32), mesh)
+  assert 0 < loop.seconds_a_step(*trial()) < 1
+  monkeypatch.setattr(loop, "seconds_a_step", lambda *a: timed.append(1) or 0.5)
+  steps = lambda *a: within_minutes(config(*a), tmp_path, "decoder", trial).decoder.train.steps
+  assert steps(0.0) == 100 and not timed and not (tmp_path / "steps.json").exists()
+  assert steps(1.0) == 100 and json.loads((tmp_path / "steps.json").read_text()) == {"decoder": 100}
+  (tmp_path / "steps.json").unlink()
+  assert steps(0.5) == 60 and "500 ms a step; 60 of 100 steps fit into 0.5 minutes" in capsys.readouterr().out
+  assert steps(0.5, 1000) == 60 and len(timed) == 2
+  other = within_minutes(config(0.5), tmp_path, "image_tokenizer", trial)
+  assert other.decoder.train.steps == 60, "another stage's steps stay"
+  with pytest.raises(ValueError, match="decoder.train.minutes: -1 must be 0"):
+    steps(-1)
+  with pytest.raises(ValueError, match="decoder.train.batch_size: 0 rows do not divide"):
+    within_minutes(c.override(config(1.0), ["--decoder.train.batch_size", "0"]), tmp_path / "new", "decoder", trial)
+  (tmp_path / "steps.json").write_text('{"decoder": "many"}')
+  with pytest.raises(ValueError, match="steps.json: damaged; remove it"):
+    steps(0.5)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -285,6 +313,7 @@ def test_image_tokenizer_stage(tmp_path, capsys):
 
   source = str(tmp_path / "a")
   assert stage(tiny(init=c.Init(source, ("image_tokenizer",))), tmp_path / "b").fingerprint == first.fingerprint
+  assert [p.name for p in (tmp_path / "b" / "report" / "samples").iterdir()] == ["image_tokenizer_000006.png"]
   further = stage(tiny(init=c.Init(source, ("image_tokenizer/quantizer", "image_tokenizer/encoder"))), tmp_path / "c")
   pixels = np.stack([np.full((16, 16, 3), n, np.uint8) for n in (0, 99, 255)])
   np.testing.assert_array_equal(further.encode(pixels), first.encode(pixels))

@@ -118,8 +118,8 @@ def test_batch_form(made):
     assert array.shape == ((3, 64, AXES) if name == "positions" else (3, 64))
     assert array.dtype == (np.float32 if name == "loss_weights" else np.int32)
     assert array.flags.c_contiguous
-  assert 0 <= pipeline.padding_share(batch) < 0.5
-  assert pipeline.padding_share(batch) == np.mean(batch.visible_from == FOREVER)
+  padding = batch.segment_ids == 0
+  assert padding.mean() < 0.5 and np.array_equal(padding, batch.visible_from == FOREVER)
   iterator.close()
 
 
@@ -149,8 +149,8 @@ def test_restoring_repeats_no_past(made, monkeypatch):
   state = iterator.get_state()
   iterator.close()
   calls = []
-  monkeypatch.setattr(pipeline, "build", lambda *a: (calls.append(1), build(*a))[1])
   again = pipeline.batches(shards, vocabulary, DECODER, seed=1)
+  monkeypatch.setattr(pipeline, "build", lambda *a: (calls.append(1), build(*a))[1])
   again.set_state(state)
   next(again)
   again.close()
@@ -195,6 +195,22 @@ def test_mixture(made):
   assert count["image_to_text"] == count["infill"] == 0
   assert 0.70 < count["text_to_image"] / sum(count.values()) < 0.80
   iterator.close()
+
+
+def test_loss_weights(made):
+  """Each objective's targets, and nothing else, carry its weight."""
+  shards, vocabulary = made("whole")
+  decoder = dataclasses.replace(only(text_to_image=1.0, image_to_text=1.0, text=1.0),
+                                loss_weights=dict(image_to_text=2.5, text=0.5))
+  names, wanted = pipeline.task_names(decoder, vocabulary), {"image_to_text/text": 2.5, "text/text": 0.5}
+  plain, iterator = (pipeline.batches(shards, vocabulary, d, seed=0)
+                     for d in (dataclasses.replace(decoder, loss_weights={}), decoder))
+  for before, batch in zip(take(plain, 4), take(iterator, 4)):
+    factor = np.array([wanted.get(name, 1.0) for name in names], np.float32)[batch.tasks]
+    assert np.array_equal(batch.loss_weights, before.loss_weights * factor) and len(np.unique(batch.loss_weights)) == 4
+  plain.close(), iterator.close()
+  with pytest.raises(ValueError, match="decoder.loss_weights: the weight of text is 0, must be a number from 1e-06 on"):
+    pipeline.batches(shards, vocabulary, dataclasses.replace(decoder, loss_weights=dict(text=0)), seed=0)
 
 
 def test_what_a_record_lacks(made):
@@ -267,6 +283,45 @@ def test_too_long(made):
   iterator = pipeline.batches(shards, vocabulary, dataclasses.replace(short, row_length=length), seed=0)
   next(iterator)
   iterator.close()
+
+
+def infill_lengths(examples, vocabulary, count):
+  """Of documents of the record that has the longest caption, under `count` random holes."""
+  codes = pipeline._example(examples.longest, examples.grid)
+  return [build(OBJECTIVES["infill"](codes, np.random.default_rng(n), 0.1), vocabulary).length for n in range(count)]
+
+
+def test_hole_that_makes_a_document_too_long(made, monkeypatch):
+  """It is found at the start, though it is rare; where it is not, the document is drawn again, the same one each time."""
+  shards, vocabulary = made("whole")
+  examples = pipeline._Examples([shards], vocabulary, {"infill": 1.0})
+  lengths = infill_lengths(examples, vocabulary, pipeline.TRIES)
+  longest, row = max(lengths), max(lengths[:8])
+  assert row < longest, "else eight tries would do"
+  decoder = dataclasses.replace(only(infill=1.0), row_length=row, caption_drop=0.1)
+  with pytest.raises(ValueError, match=f"its infill document has {longest} tokens, .* raise it to {longest} or more"):
+    pipeline.batches(shards, vocabulary, decoder, seed=0)
+
+  monkeypatch.setattr(pipeline, "TRIES", 8)   # the longest is not met at the start
+  codes, documents = pipeline._example(examples.longest, examples.grid), pipeline._Documents(vocabulary, decoder)
+  for seed, length in enumerate(lengths):
+    first, again = (documents.document("infill", codes, np.random.default_rng(seed)) for _ in range(2))
+    assert np.array_equal(first, again) and len(first) <= row and (length > row or len(first) == length)
+  iterator = pipeline.batches(shards, vocabulary, decoder, seed=0)
+  take(iterator, 100)
+  iterator.close()
+  hopeless = pipeline._Documents(vocabulary, dataclasses.replace(decoder, row_length=16))
+  with pytest.raises(ValueError, match="whole3: its infill document has .* tokens, decoder.row_length is 16"):
+    hopeless.document("infill", shards[3], np.random.default_rng(0))
+
+
+def test_grid_beyond_its_embedding(made):
+  """Rows past the last would all be told as the last; 0 tells none."""
+  shards, vocabulary = made("whole")
+  with pytest.raises(ValueError, match="decoder.grid_embedding is 3, the pictures have up to 4 x 4 codes; raise it to 4"):
+    pipeline.batches(shards, vocabulary, dataclasses.replace(DECODER, grid_embedding=3), seed=0)
+  for size in (0, 4):
+    pipeline.batches(shards, vocabulary, dataclasses.replace(DECODER, grid_embedding=size), seed=0).close()
 
 
 def test_other_tokenizer(made):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from train import decoder, evaluate, pipeline, samples, seconds, stage
+from train import decoder, evaluate, image_tokenizer, pipeline, samples, seconds, stage
 from train.loop import Interrupted
 from unitok import config as c
 from unitok.checkpoint import load_part
@@ -139,6 +139,42 @@ def test_finished_stages_are_kept(workdir, monkeypatch, capsys):
   assert all(after[name] >= before[name] for name in pipeline.STAGES)
   assert after["decoder"] < before["decoder"] + 10 and after["evaluate"] == before["evaluate"]
   assert sorted(p.name for p in (workdir / "decoder").iterdir()) == files
+
+
+def test_killed_behind_the_last_checkpoints(workdir, tmp_path, capsys):
+  """What lay between a stage's last checkpoint and its end is made up for, the same, and once."""
+  other = tmp_path / "killed"
+  shutil.copytree(workdir, other)
+  lost = [other / "report" / "samples" / name for name in ("image_tokenizer_000060.png", "decoder_000030.png",
+                                                           "decoder_000030.json")]
+  content = [path.read_bytes() for path in lost]
+  for path in lost:
+    path.unlink()
+  lines = (other / "metrics.jsonl").read_text().splitlines()
+  (other / "metrics.jsonl").write_text("\n".join(line for line in lines if "val/psnr_db" not in line) + '\n{"sta')
+  capsys.readouterr()
+
+  def again():
+    image_tokenizer.run(CONFIG, other)
+    decoder.run(CONFIG, other)
+    return {path: path.stat().st_mtime_ns for path in other.rglob("*") if path.is_file()}
+  times = again()
+  said = capsys.readouterr().out
+  assert said.count("already trained to step") == 2 and said.count("validation PSNR") == 1
+  assert [path.read_bytes() for path in lost] == content
+  assert sorted((other / "metrics.jsonl").read_text().splitlines()) == sorted(lines)
+  assert again() == times and "validation PSNR" not in capsys.readouterr().out
+
+
+def test_nothing_to_draw_behind_the_last_checkpoint(workdir, monkeypatch):
+  """A decoder without pictures has no samples to lack, and a caller who draws itself none either."""
+  monkeypatch.setattr(decoder, "load_decoder", None)
+  monkeypatch.setattr(samples, "picture_path", lambda folder, step: folder / "nothing")
+  captions = dataclasses.replace(CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tasks=dict(image_to_text=1.0)))
+  decoder.run(captions, workdir)
+  decoder.run(CONFIG, workdir, lambda *_: None)
+  with pytest.raises(TypeError):
+    decoder.run(CONFIG, workdir)
 
 
 def test_seconds(tmp_path):

@@ -11,9 +11,11 @@ ANYTHING = ["", " ", "  a  b ", "a red ring", "😀👩‍👩‍👧 ok", "▁ 
             "⁇ <unk> <0x41> <s>", "".join(map(chr, range(32, 700))), "\U0010ffff\u2028"]
 
 
-@pytest.fixture(scope="module", params=["unigram", "bpe"])
+@pytest.fixture(scope="module", params=["unigram", "bpe", "bpe across words"])
 def tokenizer(request, tmp_path_factory):
-  return text.train(CAPTIONS, tmp_path_factory.mktemp(request.param), config.Text(vocab_size=300, model=request.param))
+  model, *across = request.param.split(" ", 1)
+  return text.train(CAPTIONS, tmp_path_factory.mktemp(model),
+                    config.Text(vocab_size=300, model=model, split_by_whitespace=not across))
 
 
 @pytest.mark.parametrize("string", ANYTHING)
@@ -34,6 +36,17 @@ def test_no_unknown_no_control(tokenizer):
 def test_pieces_join(tokenizer):
   one, two = tokenizer.encode("a red"), tokenizer.encode(" ring")
   assert tokenizer.decode(np.concatenate([one, two])) == "a red ring"
+
+
+def test_pieces_across_words(tmp_path):
+  """Only where they are asked for; the same caption is shorter then."""
+  made = {split: text.train(CAPTIONS, tmp_path / str(split), config.Text(vocab_size=400, split_by_whitespace=split))
+          for split in (True, False)}
+  across = {split: [p for p in map(t.piece, range(256, t.size)) if "▁" in p[1:]] for split, t in made.items()}
+  assert across[False] and not across[True]
+  assert len(made[False].encode(CAPTIONS[0])) < len(made[True].encode(CAPTIONS[0]))
+  manifest = text.read_manifest(tmp_path / "False")
+  assert manifest["options"]["split_by_whitespace"] is False
 
 
 def test_bytes_that_are_no_text(tokenizer):

@@ -6,15 +6,15 @@ import jax
 from etils import epath
 
 from train.image_tokenizer import frozen_part
-from train.loop import fit
-from train.samples import drawer
+from train.loop import fit, within_minutes
+from train.samples import drawer, last_is_missing
 from unitok.checkpoint import Checkpoints, load_meta
 from unitok.config import Config
 from unitok.data.pipeline import batches, task_names
 from unitok.data.shards import CodeShards
 from unitok.metrics import open_writers
 from unitok.optim import optimizer
-from unitok.run import check_vocabulary, code_vectors, load_decoder_weights, read_vocabulary
+from unitok.run import check_vocabulary, code_vectors, load_decoder, load_decoder_weights, read_vocabulary
 from unitok.sharding import create, make_mesh, place
 from unitok.steps import Language, TrainState, compute_dtype, decoder_state, decoder_step, embed_codes
 from unitok.vocab import Vocabulary
@@ -26,24 +26,22 @@ def run(config: Config, workdir, on_sample: Callable | None = None):
   """Trains, or goes on, until workdir/decoder holds step `train.steps`.
 
   on_sample(model, vocabulary, step, params) draws with the averaged weights every `sample_every` steps; left out, it
-  is train.samples' into the run's report.
+  is train.samples' into the run's report, which also draws what a run stopped behind its last checkpoint lacks.
   """
-  options, workdir = config.decoder, epath.Path(workdir)
+  workdir, mesh = epath.Path(workdir), make_mesh(config.mesh)
   vocabulary = read_vocabulary(workdir)
+  config = within_minutes(config, workdir, STAGE, lambda: trial(config, workdir, vocabulary, mesh))
+  options = config.decoder
   with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
     if checkpoints.latest() is not None:
       check_vocabulary(load_meta(checkpoints.folder)[0], vocabulary, checkpoints.folder)
     if checkpoints.latest() == options.train.steps:
       print(f"{STAGE}: already trained to step {options.train.steps} in {checkpoints.folder}")
+      if not on_sample and last_is_missing(config, workdir):
+        last = load_decoder(workdir)
+        drawer(config, workdir)(last.model, last.vocabulary, last.step, last.params)
       return
-    mesh = make_mesh(config.mesh)
-    seed = jax.random.fold_in(jax.random.key(config.seed), 2)
-    documents = batches(CodeShards(workdir / "codes" / "train"), vocabulary, options, config.seed)
-    tasks, dtype = tuple(task_names(options, vocabulary)), compute_dtype(config.compute_dtype)
-    model = Language(options, vocabulary.size, tasks, dtype)
-    frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
-    tx = optimizer(options.train, frozen)
-    state = create(functools.partial(decoder_state, model, tx), mesh, seed)
+    seed, documents, model, tx, state = new(config, workdir, vocabulary, mesh)
     if checkpoints.latest() is None:
       start = start_from(state, config.init.source, model, vocabulary) if config.init.source else \
           know_codes(state, workdir, vocabulary, seed)
@@ -59,6 +57,25 @@ def run(config: Config, workdir, on_sample: Callable | None = None):
     finally:
       documents.close()
       writer.close()
+
+
+def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
+  """(seed, documents, model, optimizer, state) at step 0."""
+  options, seed = config.decoder, jax.random.fold_in(jax.random.key(config.seed), 2)
+  documents = batches(CodeShards(workdir / "codes" / "train"), vocabulary, options, config.seed)
+  tasks, dtype = tuple(task_names(options, vocabulary)), compute_dtype(config.compute_dtype)
+  model = Language(options, vocabulary.size, tasks, dtype)
+  frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
+  tx = optimizer(options.train, frozen)
+  return seed, documents, model, tx, create(functools.partial(decoder_state, model, tx), mesh, seed)
+
+
+def trial(config: Config, workdir, vocabulary: Vocabulary, mesh):
+  """What `within_minutes` times."""
+  seed, documents, model, tx, state = new(config, workdir, vocabulary, mesh)
+  batch = next(documents)
+  documents.close()
+  return state, lambda s, b: decoder_step(model, tx, s, b, seed), batch, mesh
 
 
 def start_from(state: TrainState, source, model: Language, vocabulary: Vocabulary) -> TrainState:

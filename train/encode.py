@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from train.stage import main
 from train.text_tokenizer import FOLDER
 from unitok import config as c
-from unitok.data.shards import write_json, write_shards
+from unitok.data.shards import write_shards
 from unitok.data.sources import SPLITS, open_source
+from unitok.files import write_json
 from unitok.modalities.text import TextModality
 from unitok.run import load_image_tokenizer, read_vocabulary
 from unitok.vocab import Vocabulary, make_vocabulary

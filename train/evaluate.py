@@ -10,10 +10,10 @@ from rich.console import Console
 
 from train import seconds
 from unitok import config as c
-from unitok.data.shards import write_json
 from unitok.evaluation import evaluate
 from unitok.evaluation.report import print_table, settings_line, write_report
 from unitok.evaluation.statistics import plain
+from unitok.files import write_json
 from unitok.model import Model
 
 STAGE = "evaluate"

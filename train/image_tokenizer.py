@@ -9,16 +9,17 @@ import jax
 import numpy as np
 from etils import epath
 
-from train.loop import fit
+from train.loop import fit, within_minutes
 from unitok.checkpoint import Checkpoints
 from unitok.config import Config
-from unitok.data.drawings import png, write
+from unitok.data.drawings import save
 from unitok.data.record import BadRecord, Source
 from unitok.data.sources import open_source
-from unitok.metrics import open_writers, usage
+from unitok.evaluation.report import read_metrics
+from unitok.metrics import Writers, open_writers, usage
 from unitok.models.autoencoder import check
 from unitok.optim import frozen_mask, optimizer
-from unitok.run import image_modality, load_tokenizer_weights
+from unitok.run import image_modality, load_image_tokenizer, load_tokenizer_weights
 from unitok.sharding import create, make_mesh, place
 from unitok.steps import Tokenizer, TrainState, compute_dtype, tokenizer_state, tokenizer_step
 
@@ -31,13 +32,15 @@ VALIDATION = 1_000
 
 def run(config: Config, workdir):
   """Trains, or goes on, until workdir/image_tokenizer holds step `train.steps`."""
-  options, workdir = config.image_tokenizer, epath.Path(workdir)
-  check(options, config.data.image_size)
+  workdir, mesh = epath.Path(workdir), make_mesh(config.mesh)
+  check(config.image_tokenizer, config.data.image_size)
+  config = within_minutes(config, workdir, STAGE, lambda: trial(config, mesh))
+  options = config.image_tokenizer
   with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
     if checkpoints.latest() == options.train.steps:
       print(f"{STAGE}: already trained to step {options.train.steps} in {checkpoints.folder}")
+      make_up(config, workdir)
       return
-    mesh = make_mesh(config.mesh)
     seed = jax.random.key(config.seed)
     tokenizer = Tokenizer(options, compute_dtype(config.compute_dtype))
     frozen, whole = frozen_part(config.init.frozen, jax.eval_shape(tokenizer.init, seed)[0], STAGE)
@@ -54,25 +57,58 @@ def run(config: Config, workdir):
                         config.seed, config.data.on_bad)
     shown = first_pictures(config, 8)
     writer = open_writers(config, workdir, STAGE)
+    sample = lambda step, s: save_strip(workdir, step, modality(tokenizer, s, config), shown)
     try:
       if whole:   # nothing to learn: the other run's tokenizer to the last bit, so its decoders go on fitting
         state = state._replace(step=state.step + options.train.steps)
         checkpoints.save(options.train.steps, state, pictures)
         checkpoints.wait()
+        sample(options.train.steps, state)
       else:
         state = fit(state=state, step_fn=functools.partial(tokenizer_step, tokenizer, tx), batches=pictures,
                     train=options.train, checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
-                    on_sample=lambda step, s: save_strip(workdir, step, modality(tokenizer, s, config), shown),
-                    examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh)
-      figures = validate(modality(tokenizer, state, config), config)
-      writer.write(options.train.steps, figures)
+                    on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh)
+      last_line(modality(tokenizer, state, config), config, writer, len(pictures.bad))
     finally:
       pictures.close()
       writer.close()
-    left_out = f"; {len(pictures.bad)} bad pictures left out" if pictures.bad else ""
-    print(f"{STAGE}: validation PSNR {figures['val/psnr_db']:.2f} dB, {figures['val/codebook_usage']:.1%} of "
-          f"{tokenizer.codebook_size} codes in use, perplexity {figures['val/codebook_perplexity']:.0f}, over "
-          f"{figures['val/pictures']} pictures{left_out}")
+
+
+def trial(config: Config, mesh):
+  """What `within_minutes` times."""
+  options, seed = config.image_tokenizer, jax.random.key(config.seed)
+  tokenizer, tx = Tokenizer(options, compute_dtype(config.compute_dtype)), optimizer(options.train)
+  pictures = np.zeros((options.train.batch_size, config.data.image_size, config.data.image_size, 3), np.uint8)
+  state = create(functools.partial(tokenizer_state, tokenizer, tx), mesh, seed)
+  return state, lambda s, b: tokenizer_step(tokenizer, tx, s, b, seed), pictures, mesh
+
+
+def make_up(config: Config, workdir: epath.Path) -> None:
+  """The last strip and the last line, where a run was stopped between its last checkpoint and them."""
+  step = config.image_tokenizer.train.steps
+  drawn = strip_path(workdir, step).exists()
+  told = any("val/psnr_db" in line for line in read_metrics(workdir).get(STAGE, ()))
+  if drawn and told:
+    return
+  image = load_image_tokenizer(workdir)
+  if not drawn:
+    save_strip(workdir, step, image, first_pictures(config, 8))
+  if not told:
+    writer = open_writers(config, workdir, STAGE)
+    try:
+      writer.resume(step)
+      last_line(image, config, writer)
+    finally:
+      writer.close()
+
+
+def last_line(image, config: Config, writer: Writers, bad: int = 0) -> None:
+  """Validates, to the writers and to the screen, which also hears of `bad` pictures left out."""
+  figures, left_out = validate(image, config), f"; {bad} bad pictures left out" if bad else ""
+  writer.write(config.image_tokenizer.train.steps, figures)
+  print(f"{STAGE}: validation PSNR {figures['val/psnr_db']:.2f} dB, {figures['val/codebook_usage']:.1%} of "
+        f"{image.codebook_size} codes in use, perplexity {figures['val/codebook_perplexity']:.0f}, over "
+        f"{figures['val/pictures']} pictures{left_out}", flush=True)
 
 
 def start_from(state: TrainState, source, tokenizer: Tokenizer) -> TrainState:
@@ -235,11 +271,15 @@ def validate(image, config: Config) -> dict:
           "val/codebook_usage": float(used["usage"]), "val/codebook_perplexity": float(used["perplexity"])}
 
 
+def strip_path(workdir, step: int) -> epath.Path:
+  return epath.Path(workdir) / "report" / "samples" / f"{STAGE}_{step:06d}.png"
+
+
 def save_strip(workdir, step: int, image, pixels: np.ndarray):
-  """Originals over reconstructions: workdir/report/samples/image_tokenizer_STEP.png."""
+  """Originals over reconstructions, in `strip_path`."""
   rows = [pixels, image.decode(image.encode(pixels))]
   strip = np.concatenate([np.concatenate(list(row), 1) for row in rows])
-  write(epath.Path(workdir) / "report" / "samples" / f"{STAGE}_{step:06d}.png", png(strip))
+  save(strip_path(workdir, step), strip)
 
 
 if __name__ == "__main__":

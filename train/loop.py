@@ -1,7 +1,9 @@
 """The one training loop: resumes, steps, logs, saves, samples, and stops cleanly."""
 import contextlib
+import json
 import math
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -11,10 +13,13 @@ import jax
 import jax.numpy as jnp
 import rich.console
 import rich.progress
+from etils import epath
 
 from unitok import config
 from unitok.checkpoint import Checkpoints
+from unitok.files import write_json
 from unitok.metrics import Mean, Writers
+from unitok.run import STEPS, with_steps
 from unitok.sharding import check_batch, make_mesh, place, place_batch
 
 
@@ -103,6 +108,42 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
           on_sample(step, state)
     checkpoints.wait()
   return state
+
+
+TIMED = 8
+"""Steps whose time says how many fit into `train.minutes`."""
+
+
+def within_minutes(options: config.Config, workdir, stage: str, trial: Callable) -> config.Config:
+  """`options` with no more steps of a stage than fit into its `train.minutes`, where it has a limit.
+
+  trial() -> (state, step_fn(state, batch), batch, mesh) is timed once in a run; workdir/steps.json keeps what came out, so that a
+  run that goes on has the same schedule.
+  """
+  train, path = getattr(options, stage).train, epath.Path(workdir) / STEPS
+  if train.minutes < 0:
+    raise ValueError(f"{stage}.train.minutes: {train.minutes} must be 0 (no limit) or more")
+  kept = json.loads(path.read_text()) if path.exists() and with_steps(options, workdir) else {}
+  if train.minutes and stage not in kept:
+    state, step_fn, batch, mesh = trial()
+    check_batch(train.batch_size, mesh, f"{stage}.train.batch_size")
+    seconds = seconds_a_step(state, step_fn, batch, mesh)
+    steps = max(1, min(train.steps, int(60 * train.minutes / seconds)))
+    write_json(path, kept | {stage: steps})
+    print(f"{stage}: {1e3 * seconds:.0f} ms a step; {steps} of {train.steps} steps fit into {train.minutes:g} minutes",
+          flush=True)
+  return with_steps(options, workdir)
+
+
+def seconds_a_step(state, step_fn: Callable, batch, mesh) -> float:
+  """Median of TIMED steps, compiled and warm. `state` is used up."""
+  advance, times = jax.jit(step_fn, donate_argnums=0), []
+  state, batch = place(state, mesh), place_batch(batch, mesh)
+  for _ in range(TIMED + 2):
+    start = time.perf_counter()
+    state, _ = jax.block_until_ready(advance(state, batch))
+    times.append(time.perf_counter() - start)
+  return statistics.median(times[2:])
 
 
 @contextlib.contextmanager

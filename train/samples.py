@@ -1,14 +1,14 @@
 """The same prompts drawn while the decoder trains: WORKDIR/report/samples/decoder_STEP.png, the prompts in .json."""
-import json
 from collections.abc import Callable
 
 import numpy as np
 from etils import epath
 
 from unitok.config import Config
-from unitok.data.drawings import png, write
+from unitok.data.drawings import save
 from unitok.data.record import BadRecord
 from unitok.data.sources import captions, open_source
+from unitok.files import write_json
 from unitok.modalities.text import TextModality
 from unitok.model import Model
 from unitok.run import load_image_tokenizer
@@ -35,10 +35,20 @@ def drawer(config: Config, workdir) -> Callable:
     model.sampler.params = params
     texts = [text for text in prompts(config) if model.fits(text)] or [""]
     pictures = model.generate(texts, seed=config.seed)
-    name = workdir / "report" / "samples" / f"decoder_{step:06d}"
-    write(f"{name}.json", json.dumps({"step": step, "seed": config.seed, "prompts": texts}, indent=1).encode())
-    write(f"{name}.png", png(np.concatenate(list(pictures), 1)))
+    path = picture_path(workdir, step)
+    write_json(path.with_suffix(".json"), {"step": step, "seed": config.seed, "prompts": texts})
+    save(path, np.concatenate(list(pictures), 1))   # last: where it is, both are
   return draw
+
+
+def picture_path(workdir, step: int) -> epath.Path:
+  return epath.Path(workdir) / "report" / "samples" / f"decoder_{step:06d}.png"
+
+
+def last_is_missing(config: Config, workdir) -> bool:
+  """Should there be a picture of the last step that is not there?"""
+  drawn = picture_path(workdir, config.decoder.train.steps).exists()
+  return bool(config.decoder.tasks.get("text_to_image")) and not drawn
 
 
 def prompts(config: Config) -> list[str]:

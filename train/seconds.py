@@ -5,7 +5,7 @@ import time
 
 from etils import epath
 
-from unitok.data.shards import write_json
+from unitok.files import write_json
 
 FILE = "seconds.json"
 

@@ -2,16 +2,15 @@
 
     python -m train.NAME --config configs/FILE.py --workdir DIR [--data.path … any field] [--debug]
 """
-import errno
 import json
-import os
 import sys
 from collections.abc import Callable
 
 from etils import epath
 
 from unitok import config as c
-from unitok.data.shards import write_json
+from unitok.errors import disk_full, message
+from unitok.files import write_json
 
 USAGE = "usage: python -m {module} --config FILE --workdir DIR [--FIELD VALUE …] [--debug]; --help lists the fields"
 
@@ -79,26 +78,10 @@ def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None =
     _say(message(error))
     raise SystemExit(2) from None
   except Exception as error:
-    if not _disk_full(error) or "--debug" in argv:
+    if not disk_full(error) or "--debug" in argv:
       raise   # not foreseen: the traceback says more than a line
     _say(message(error))
     raise SystemExit(2) from None
-
-
-def message(error: BaseException) -> str:
-  """One line: what went wrong and, where the system says it, with which file."""
-  if _disk_full(error):
-    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    return f"{where}the disk is full; what is finished stays: make room and give the same command again"
-  if isinstance(error, OSError) and error.strerror:
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror.lower()}; check the path and its rights"
-  return " ".join(str(error).split()) or type(error).__name__
-
-
-def _disk_full(error: BaseException) -> bool:
-  codes = (errno.ENOSPC, errno.EDQUOT)
-  return getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes)
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,6 @@
 """Draw, caption, fill in and continue with a trained model; look into a run's folder; check a data source."""
 # The program: it parses, calls unitok.commands and prints. What needs jax is imported when a command runs.
 import dataclasses
-import errno
 import io
 import json
 import os
@@ -17,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg, subcommand
 
 from unitok import commands
 from unitok import config as c
+from unitok.errors import message
 
 Files = Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE…", help_behavior_hint="")]
 OWN = "(default: the run's for pictures, greedy for text)"
@@ -240,15 +240,6 @@ def main(argv: list[str] | None = None) -> int:
       raise
     print(f"unitok: {message(error)}", file=sys.stderr)
     return 2
-
-
-def message(error: BaseException) -> str:
-  """One line: what went wrong and, where the system says it, with which file."""
-  if isinstance(error, OSError) and error.strerror:
-    where = f"{error.filename}: " if error.filename else ""
-    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the path and its rights"
-    return f"{where}{error.strerror.lower()}; {remedy}"
-  return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

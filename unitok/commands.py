@@ -14,7 +14,7 @@ import numpy as np
 
 from unitok import config as c
 from unitok.data import pictures
-from unitok.data.drawings import png, sheet, write
+from unitok.data.drawings import save, sheet
 from unitok.data.record import BadRecord
 
 GREEDY = c.Sampling(temperature=0.0)
@@ -40,7 +40,7 @@ def generate(o) -> Said:
   sampling = _sampling(o, model.config.sampling)
   images = model.generate(prompts, sampling, o.seed, o.batch_size)
   width = len(str(len(prompts) - 1))
-  files = [write(Path(o.out) / f"{n:0{width}d}{_slug(prompt)}.png", png(image))
+  files = [save(Path(o.out) / f"{n:0{width}d}{_slug(prompt)}.png", image)
            for n, (prompt, image) in enumerate(zip(prompts, images))]
   data |= _drawn(o, sampling, start, [{"prompt": p, "file": f} for p, f in zip(prompts, files)])
   said = Said(data, files, ("prompt", "file"), list(zip(prompts, files)))
@@ -63,7 +63,7 @@ def infill(o) -> Said:
   model, data, start = _open(o)
   sampling = _sampling(o, model.config.sampling)
   filled = model.infill(images, masks, [o.prompt] * len(images), sampling, o.seed, o.keep_original, o.batch_size)
-  files = [write(path, png(image)) for path, image in zip(_names(o.out, o.pictures, "filled"), filled)]
+  files = [save(path, image) for path, image in zip(_names(o.out, o.pictures, "filled"), filled)]
   masked = np.where(masks[..., None], np.uint8(128), images)
   data |= _drawn(o, sampling, start, [{"picture": p, "file": f} for p, f in zip(o.pictures, files)])
   data["prompt"] = o.prompt
@@ -82,13 +82,13 @@ def complete(o) -> Said:
 
 
 def reconstruct(o) -> Said:
+  from unitok.evaluation.reconstruction import psnr_db
   from unitok.run import load_image_tokenizer
   start, (originals, _) = time.perf_counter(), _pictures(o, "reconstruct")
   image = load_image_tokenizer(o.model)
   back = image.decode(image.encode(originals))
-  files = [write(path, png(one)) for path, one in zip(_names(o.out, o.pictures, "reconstructed"), back)]
-  error = ((back.astype(np.float32) - originals) ** 2).mean((1, 2, 3))
-  decibels = [round(float(x), 2) for x in 10 * np.log10(255**2 / np.maximum(error, 1e-6))]
+  files = [save(path, one) for path, one in zip(_names(o.out, o.pictures, "reconstructed"), back)]
+  decibels = [round(float(x), 2) for x in psnr_db(originals, back)]
   outputs = [{"picture": p, "file": f, "psnr_db": d} for p, f, d in zip(o.pictures, files, decibels)]
   said = Said({"command": "reconstruct", "model": o.model, "seconds": _seconds(start), "outputs": outputs}, files,
               ("picture", "file", "PSNR"), [(p, f, f"{d} dB") for p, f, d in zip(o.pictures, files, decibels)])
@@ -110,9 +110,9 @@ def describe(folder: str) -> dict[str, Any]:
   from unitok.data.shards import read_manifest
   from unitok.data.sources import SPLITS
   from unitok.modalities import text
-  from unitok.run import read_vocabulary
+  from unitok.run import read_vocabulary, with_steps
   from unitok.steps import Language, Tokenizer
-  config, folder = read_config(folder), Path(folder)
+  config, folder = with_steps(read_config(folder), folder), Path(folder)
 
   def count(init) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
@@ -155,7 +155,7 @@ def _flat(value: dict, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def validate(o) -> Said:
-  from unitok.data.sources import SPLITS, open_source, problems
+  from unitok.data.sources import all_splits, open_source, problems
   if bool(o.sources) == bool(o.config):
     raise ValueError("validate: give folders of pictures, or --config FILE, one of the two")
   configs = [(s, c.Config(data=c.ImageFolder(path=s))) for s in o.sources] or [(o.config, c.load(o.config))]
@@ -164,7 +164,7 @@ def validate(o) -> Said:
     data = c.override(config, list(o.fields)).data
     bad = problems(data)
     counts = {}
-    for split in SPLITS:
+    for split in all_splits(data):
       try:
         counts[split] = len(open_source(dataclasses.replace(data, on_bad="skip"), split))
       except BadRecord:      # told as a problem
@@ -208,7 +208,7 @@ def _seconds(start: float) -> float:
 def _with_grid(said: Said, out: str, picture, count: int) -> Said:
   """Several pictures also as one."""
   if count > 1:
-    said.data["grid"] = write(Path(out) / "grid.png", png(picture()))
+    said.data["grid"] = save(Path(out) / "grid.png", picture())
     said.lines.append(said.data["grid"])
     said.notes.append(f"all together: {said.data['grid']}")
   return said

@@ -91,6 +91,8 @@ class Text:
   """Pieces, the 256 bytes among them (so nothing is unknown); fewer where the text has fewer."""
   model: Literal["unigram", "bpe"] = "bpe"
   """bpe finds whole words where the text has few different ones; unigram seeds from what different words share."""
+  split_by_whitespace: bool = True
+  """False: a piece may span several words ("at the top left"), as in SuperBPE (2503.13423); captions become shorter."""
   max_captions: int = 100_000
   """Captions it is trained on, taken evenly from the training split."""
 
@@ -99,6 +101,9 @@ class Text:
 class Train:
   """One stage's optimisation."""
   steps: int = 1_000
+  minutes: float = 0.0
+  """Time for the stage's steps (its compilation, checkpoints and pictures come on top): where `steps` would take
+  longer at the speed of the first, they are cut to what fits, and the run's steps.json keeps the number. 0: no limit."""
   batch_size: int = 32
   """Pictures a step (tokenizer), packed rows a step (decoder)."""
   optimizer: Literal["adamw", "muon"] = "adamw"
@@ -169,6 +174,8 @@ class Decoder:
   kv_heads: int = 2
   hidden: int = 704
   """Width of the SwiGLU."""
+  unroll: int = 1
+  """Layers of the training step written out one after another: longer to compile, on a CPU up to 1.2 times faster."""
   rope_base: float = 1_000.0
   grid_embedding: int = 64
   """Rows and columns of a picture that have a learned embedding, added to the rotary positions; 0: none."""
@@ -180,6 +187,9 @@ class Decoder:
   tasks: dict[str, float] = field(default_factory=lambda: dict(
       text_to_image=0.5, image_to_text=0.2, infill=0.25, text=0.05))
   """Objective -> share of the documents."""
+  loss_weights: dict[str, float] = field(default_factory=lambda: dict(
+      text_to_image=1.0, image_to_text=1.0, infill=1.0, text=1.0))
+  """Objective -> weight of its targets in the loss (1 where not named): a caption has few beside a picture."""
   train: Train = field(default_factory=Train)
 
 

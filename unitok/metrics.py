@@ -1,4 +1,5 @@
 """Means as (sum, count) pairs, merged exactly; codebook usage; where metrics are written."""
+import functools
 import importlib
 import json
 import math
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from unitok.config import Config, to_json
+from unitok.files import write
 
 
 class Mean(NamedTuple):
@@ -62,9 +64,7 @@ class JsonlWriter:
     old = self.path.read_text()
     kept = "".join(line + "\n" for line in old.splitlines() if self._stays(line, step))
     if kept != old:
-      whole = self.path.parent / (self.path.name + ".tmp")
-      whole.write_text(kept)
-      whole.replace(self.path)
+      write(self.path, kept.encode())
 
   def _stays(self, line: str, step: int) -> bool:
     try:
@@ -87,12 +87,13 @@ class TensorBoardWriter:
 
   def __init__(self, folder, stage: str):
     self.folder, self.stage = epath.Path(folder) / stage, stage
-    self.summary = _optional("tensorboardX", "tensorboard").SummaryWriter(str(self.folder), flush_secs=10)
+    library = _optional("tensorboardX", "tensorboard")
+    self.open = functools.partial(library.SummaryWriter, str(self.folder), flush_secs=10)
+    self.summary = self.open()
 
   def resume(self, step: int):
-    if step:   # TensorBoard hides the events beyond a later file's purge_step
-      self.summary.close()
-      self.summary = importlib.import_module("tensorboardX").SummaryWriter(str(self.folder), purge_step=step + 1)
+    self.summary.close()
+    self.summary = self.open(purge_step=step + 1)   # TensorBoard hides what earlier files have from there on
 
   def write(self, step: int, values: dict[str, float]):
     for name, value in values.items():

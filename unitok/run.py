@@ -1,4 +1,5 @@
 """A run's folder opened for use: its image tokenizer as two functions of arrays, its decoder's weights."""
+import dataclasses
 import functools
 import hashlib
 import json
@@ -14,8 +15,25 @@ from unitok.modalities.image import ImageModality
 from unitok.steps import Language, Tokenizer, compute_dtype
 from unitok.vocab import Vocabulary
 
+STEPS = "steps.json"
+"""Of a run's folder: stage -> the steps that its `train.minutes` had room for."""
 LARGEST_BATCH = 256
 """Pictures encoded or decoded at once; fewer are padded to a power of two, so there is one compilation for each."""
+
+
+def with_steps(config: c.Config, workdir) -> c.Config:
+  """`config` with the steps of workdir/steps.json in place of its own. ValueError where that file is damaged."""
+  path = epath.Path(workdir) / STEPS
+  if not path.exists():
+    return config
+  try:
+    for stage, steps in json.loads(path.read_text()).items():
+      options = getattr(config, stage)
+      train = dataclasses.replace(options.train, steps=int(steps))
+      config = dataclasses.replace(config, **{stage: dataclasses.replace(options, train=train)})
+  except (ValueError, TypeError, AttributeError):
+    raise ValueError(f"{path}: damaged; remove it, and the speed is measured anew") from None
+  return config
 
 
 def load_image_tokenizer(workdir) -> ImageModality:

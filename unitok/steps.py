@@ -155,11 +155,12 @@ def embed_codes(state: TrainState, ids, vectors, key) -> TrainState:
 
 
 def decoder_step(model: Language, tx, state: TrainState, batch, key):
-  """One update on a packed batch -> (state, metrics); `loss/TASK` are Means."""
+  """One update on a packed batch -> (state, metrics); `loss/TASK` and `padding` (share of the tokens) are Means."""
   (loss, tasks), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, batch)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = averaged(state.extra["average"], params, model.options.train.ema_decay, state.step)
   metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads),
+             "padding": Mean.of((batch.segment_ids == 0).astype(jnp.float32)),
              **{f"loss/{name}": Mean(tasks.total[n], tasks.count[n]) for n, name in enumerate(model.tasks)}}
   return TrainState(state.step + 1, params, opt_state, {"average": average}), metrics

@@ -1,11 +1,11 @@
-"""Pictures out: PNG files that are there whole or not at all, and sheets of many."""
+"""Pictures out: PNG files, and sheets of many."""
 import io
 import math
-import os
 
 import numpy as np
-from etils import epath
 from PIL import Image
+
+from unitok.files import write
 
 GAP = 2
 """Pixels between the pictures of a sheet, before it is enlarged."""
@@ -18,18 +18,9 @@ def png(image: np.ndarray) -> bytes:
   return content.getvalue()
 
 
-def write(path, content: bytes) -> str:
-  """A file, and its folder, written under another name and renamed -> its path."""
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  new = path.parent / f".{path.name}.{os.getpid()}.new"
-  try:
-    new.write_bytes(content)
-    new.replace(path)
-  except BaseException:
-    new.unlink(missing_ok=True)
-    raise
-  return str(path)
+def save(path, image: np.ndarray) -> str:
+  """u8[h w 3] as a PNG file, which is there whole or not at all, and its folder -> its path."""
+  return write(path, png(image))
 
 
 def sheet(images: np.ndarray, columns: int = 0, at_least: int = 96) -> np.ndarray:

@@ -4,7 +4,8 @@ Captions come from, in this order: a `metadata.jsonl` or `metadata.csv` in any f
 to it; pictures below it that it does not list are left out), a `.txt` beside each picture (one caption a line),
 class subfolders (at least two; the name with _ and - as blanks), or nowhere (pictures alone).
 The split is the `split` field, else a first folder train/, val/ (validation, valid, dev) or test/ (val where there is
-no val), else `val_share` by a hash of the name. The metadata is read and checked at opening, pictures when asked for.
+no val, else read by `unitok validate` alone), else `val_share` by a hash of the name. The metadata is read and checked
+at opening, pictures when asked for.
 """
 import collections
 import hashlib
@@ -47,13 +48,14 @@ class Folder:
 
 
 def open_imagefolder(data: config.ImageFolder, split: str) -> Folder:
-  """The records of "train", "val" or "heldout" (what data.holdout keeps out of both), in the order they are listed.
+  """The records of "train", "val", "heldout" (what data.holdout keeps out of both) or "test", in the order they are
+  listed.
 
   BadRecord, a ValueError: a folder that is missing or without pictures, a train split without records, and, with
   data.on_bad "stop", the first bad row of any split. ValueError: an unknown field in the template or the holdout.
   """
-  if split not in ("train", "val", "heldout"):
-    raise ValueError(f"split {split!r}: a folder of pictures has train, val and heldout")
+  if split not in ("train", "val", "heldout", "test"):
+    raise ValueError(f"split {split!r}: a folder of pictures has train, val, heldout and test")
   if not 0 <= data.val_share < 1:
     raise ValueError(f"data.val_share is {data.val_share}, must be at least 0 and below 1")
   rows = _template(data, _assign_splits(data, listing.read(data)))

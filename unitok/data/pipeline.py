@@ -23,6 +23,11 @@ PADDING_COLUMNS = np.array([*(PADDING[name] for name in COLUMNS), *[PADDING["pos
 BINS = 64
 """Rows packed at a time, at least. More leave less padding (of scenes in rows of 256: 32 4.7 %, 64 4.2 %, 256 3.6 %)
 and are more to pack anew when a position is restored (64: a tenth of a second)."""
+TRIES = 256
+"""Documents of each objective built at the start: random holes make some longer than others."""
+DRAWS = 16
+"""Times a document is drawn until it fits its row. Where none of the TRIES was too long, more than 3 % of the draws
+hardly are (that would be a case in 2,000), so sixteen in a row with a chance of 1e-24."""
 
 
 def task_names(decoder: config.Decoder, vocabulary: Vocabulary) -> list[str]:
@@ -38,11 +43,12 @@ def task_names(decoder: config.Decoder, vocabulary: Vocabulary) -> list[str]:
 
 def mixture(decoder: config.Decoder) -> dict[str, float]:
   """Objective -> weight above 0, in the order of OBJECTIVES. ValueError for an unknown one, or bad weights."""
-  for name, weight in decoder.tasks.items():
-    if name not in OBJECTIVES:
-      raise ValueError(f"decoder.tasks: no objective {name!r}; legal: {', '.join(OBJECTIVES)}")
-    if not 0 <= weight < np.inf:
-      raise ValueError(f"decoder.tasks: the weight of {name} is {weight}, must be a number from 0 on")
+  for field, least in (("tasks", 0.0), ("loss_weights", 1e-6)):
+    for name, weight in getattr(decoder, field).items():
+      if name not in OBJECTIVES:
+        raise ValueError(f"decoder.{field}: no objective {name!r}; legal: {', '.join(OBJECTIVES)}")
+      if not least <= weight < np.inf:
+        raise ValueError(f"decoder.{field}: the weight of {name} is {weight}, must be a number from {least:g} on")
   weights = {name: float(decoder.tasks[name]) for name in OBJECTIVES if decoder.tasks.get(name)}
   if not weights:
     raise ValueError(f"decoder.tasks: no weight is above 0; give one of {', '.join(OBJECTIVES)} a weight")
@@ -56,10 +62,15 @@ def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, d
   It is endless, or, with `epochs`, gives each record so often and fills the last batch with rows of padding.
   `get_state()` and `set_state()` continue with exactly the same batches. A thread prepares some ahead; `close()` ends
   it. ValueError: shards of other tokenizers than the vocabulary's, no record for any objective, an illegal mixture,
-  or a document longer than decoder.row_length (those of the longest caption are tried at once).
+  a document longer than decoder.row_length, or a grid larger than decoder.grid_embedding (the longest caption and
+  the largest grid are tried at once).
   """
   shards = [shards] if isinstance(shards, CodeShards) else list(shards)
   examples, documents = _Examples(shards, vocabulary, mixture(decoder)), _Documents(vocabulary, decoder)
+  if 0 < decoder.grid_embedding < max(examples.grid):
+    height, width = examples.grid
+    raise ValueError(f"decoder.grid_embedding is {decoder.grid_embedding}, the pictures have up to {height} x {width} "
+                     f"codes; raise it to {max(height, width)} or more, or take 0 for none")
   documents.try_longest(examples)
   batch_size = batch_size or decoder.train.batch_size
   rows = -(-BINS // batch_size)   # batches packed at a time
@@ -70,11 +81,6 @@ def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, d
       num_packing_bins=rows * batch_size, seed=seed, shuffle_bins=True)
   dataset = dataset.batch(batch_size, batch_fn=functools.partial(to_batch, batch_size))
   return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=max(rows, 2)))
-
-
-def padding_share(batch: Batch) -> float:
-  """Share of the tokens of a batch that are padding."""
-  return float((batch.segment_ids == 0).mean())
 
 
 def to_batch(batch_size: int, rows: list[dict[str, np.ndarray]]) -> Batch:
@@ -146,18 +152,30 @@ class _Documents:
     return {"tokens": self.document(name, codes, rng)}
 
   def document(self, name: str, codes: Codes, rng: np.random.Generator) -> np.ndarray:
+    """Its columns. One that chance made too long is drawn again, from the same stream. ValueError where all are."""
+    for _ in range(DRAWS):
+      document = self.draw(name, codes, rng)
+      if document.length <= self.decoder.row_length:
+        return to_columns(document, self.tasks[name][document.blocks])
+    raise self.too_long(name, codes, document.length)
+
+  def draw(self, name: str, codes: Codes, rng: np.random.Generator) -> Document:
     document = build(OBJECTIVES[name](codes, rng, self.decoder.caption_drop), self.vocabulary)
-    if document.length > self.decoder.row_length:
-      raise ValueError(f"{codes.key}: its {name} document has {document.length} tokens, decoder.row_length "
-                       f"is {self.decoder.row_length}; raise it to {document.length} or more, or shorten the captions")
-    return to_columns(document, self.tasks[name][document.blocks])
+    weight = np.float32(self.decoder.loss_weights.get(name, 1.0))
+    return document._replace(loss_weights=document.loss_weights * weight)
+
+  def too_long(self, name: str, codes: Codes, length: int) -> ValueError:
+    return ValueError(f"{codes.key}: its {name} document has {length} tokens, decoder.row_length is "
+                      f"{self.decoder.row_length}; raise it to {length} or more, or shorten the captions")
 
   def try_longest(self, examples: _Examples) -> None:
-    """A document of each objective from the longest caption and the largest picture (holes: eight draws)."""
+    """ValueError, with the length that is enough, where the longest caption or largest picture makes one too long."""
     codes = _example(examples.longest, examples.grid)
     for name in self.weights:
-      for seed in range(8 if possible(name, codes) else 0):
-        self.document(name, codes, np.random.default_rng(seed))
+      if possible(name, codes):
+        longest = max(self.draw(name, codes, np.random.default_rng(seed)).length for seed in range(TRIES))
+        if longest > self.decoder.row_length:
+          raise self.too_long(name, codes, longest)
 
 
 def _example(length: int, grid: tuple[int, int]) -> Codes:

@@ -31,6 +31,9 @@ SHAPES = {  # distance to the outline, negative inside, of a shape of radius r; 
     "cross": lambda x, y, r: np.minimum(_box(x, y, r, 0.34 * r), _box(x, y, 0.34 * r, r)),
     "ring": lambda x, y, r: np.abs(np.hypot(x, y) - 0.74 * r) - 0.26 * r,
 }
+EXTENTS = {  # half the width, the height above the centre and below it, of a shape of radius 1
+    "circle": (1, 1, 1), "square": (0.88, 0.88, 0.88), "triangle": (0.975, 1.1, 0.85), "bar": (1, 0.4, 0.4),
+    "cross": (1, 1, 1), "ring": (1, 1, 1)}
 
 
 class Thing(NamedTuple):
@@ -48,9 +51,14 @@ class Scene(NamedTuple):
 
   @property
   def boxes(self) -> list[tuple[float, float, float, float]]:
-    """x0, y0, x1, y1 of each thing, shares of the side."""
-    return [(x - RADII[t.size], y - RADII[t.size], x + RADII[t.size], y + RADII[t.size])
-            for t, (x, y) in zip(self.things, self.centres)]
+    """x0, y0, x1, y1 of each thing's outline, shares of the side."""
+    return [box_of(thing, centre) for thing, centre in zip(self.things, self.centres)]
+
+
+def box_of(thing: Thing, centre: tuple[float, float]) -> tuple[float, float, float, float]:
+  """x0, y0, x1, y1 of a thing's outline: it touches all four sides."""
+  (x, y), (across, above, below) = centre, (RADII[thing.size] * part for part in EXTENTS[thing.shape])
+  return x - across, y - above, x + across, y + below
 
 
 def place_centre(place: str) -> tuple[float, float]:

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import msgpack
 import numpy as np
@@ -20,6 +19,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from etils import epath
 
 from unitok.data.record import BadRecord, Record, Source
+from unitok.files import write_json
 from unitok.modalities import ImageModality, TextModality
 from unitok.objectives.codes import Codes
 
@@ -28,18 +28,6 @@ COUNTS = ("records", "with_text", "with_image", "with_both")
 EMPTY = {"source": {}, "fingerprints": {}, "finished": False, "next_index": 0, **dict.fromkeys(COUNTS, 0),
          "longest_text": 0, "grid": [0, 0], "shards": [], "skipped": []}
 """A manifest's fields. next_index: where in the source encoding goes on; longest_text, grid: codes, the largest."""
-
-
-def write_json(path, value: Any) -> None:
-  """A JSON file that is there whole or not at all."""
-  path = epath.Path(path)
-  new = path.parent / f"{path.name}.new"
-  try:
-    new.write_text(json.dumps(value, indent=1) + "\n")
-    new.replace(path)
-  except OSError:
-    new.unlink(missing_ok=True)
-    raise
 
 
 def read_manifest(folder) -> dict:

@@ -16,6 +16,8 @@ SOURCES: dict[str, Callable[[Data, str], Source]] = {
 
 SPLITS = ("train", "val", "heldout")
 """Heldout records are those whose combination or style training never shows; empty where a source has none."""
+UNREAD = {"imagefolder": ("test",)}
+"""Splits that a source may have beside these: checked for problems, read by no stage."""
 
 
 def open_source(data: Data, split: str) -> Source:
@@ -29,10 +31,15 @@ def captions(source: Source, index: int) -> tuple[str, ...]:
   return quick(index) if quick else source[index].captions
 
 
+def all_splits(data: Data) -> tuple[str, ...]:
+  """Those that together hold every record of a source."""
+  return *SPLITS, *UNREAD.get(source_name(data), ())
+
+
 def problems(data: Data) -> list[BadRecord]:
   """Every bad record of all splits, every picture decoded. What keeps the source from opening is a problem, too."""
   found: dict[str, BadRecord] = {}
-  for split in SPLITS:
+  for split in all_splits(data):
     try:
       source = open_source(dataclasses.replace(data, on_bad="skip"), split)
     except BadRecord as error:

@@ -4,6 +4,7 @@ A code is a SentencePiece id less one: its id 0, the unknown piece it insists on
 the bytes, pieces follow. There is no dummy blank in front, so decode(a + b) = decode(a) + decode(b) at any cut
 between characters.
 """
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import sentencepiece
 from etils import epath
 
 from unitok import config
+from unitok.files import write, write_json
 
 BYTES = 256
 BLANK = "\u2581"      # SentencePiece's own sign for a blank; in a text it is spelt in bytes
@@ -87,28 +89,26 @@ def train(captions: Iterable[str], folder, options: config.Text) -> TextModality
   ValueError where options.vocab_size is below the 256 bytes and the text's characters.
   """
   tokenizer = TextModality(_fit(captions, options))
-  _save(tokenizer.model, folder, {"sha256": tokenizer.sha256, "size": tokenizer.size, "options": settings(options)})
+  manifest = {"sha256": tokenizer.sha256, "size": tokenizer.size, "options": settings(options)}
+  _save(tokenizer.model, epath.Path(folder), manifest)
   return tokenizer
 
 
 def copy(source, folder) -> TextModality:
   """Another run's tokenizer into `folder`."""
   tokenizer = TextModality.load(source)
-  _save(tokenizer.model, folder, read_manifest(source))
+  _save(tokenizer.model, epath.Path(folder), read_manifest(source))
   return tokenizer
 
 
-def _save(model: bytes, folder, manifest: dict) -> None:
-  folder = epath.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  for name, content in ((MODEL, model), (MANIFEST, json.dumps(manifest, indent=1).encode())):
-    (folder / f"{name}.new").write_bytes(content)
-    (folder / f"{name}.new").replace(folder / name)
+def _save(model: bytes, folder: epath.Path, manifest: dict) -> None:
+  write(folder / MODEL, model)
+  write_json(folder / MANIFEST, manifest)
 
 
 def settings(options: config.Text) -> dict:
   """Those of `options` that the tokenizer depends on, as its manifest has them."""
-  return {"vocab_size": options.vocab_size, "model": options.model, "max_captions": options.max_captions}
+  return dataclasses.asdict(options)
 
 
 def _fit(captions: Iterable[str], options: config.Text) -> bytes:
@@ -117,8 +117,8 @@ def _fit(captions: Iterable[str], options: config.Text) -> bytes:
   try:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(usable), model_writer=out, model_type=options.model, vocab_size=options.vocab_size + 1,
-        hard_vocab_limit=False, byte_fallback=True, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, add_dummy_prefix=False, unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1,
+        split_by_whitespace=options.split_by_whitespace, hard_vocab_limit=False, byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False, unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1,
         required_chars=BLANK,   # else, without a blank in the captions, one would be spelt as the sign's bytes
         max_sentence_length=2**20, num_threads=1, minloglevel=2)   # one thread: sums in the same order every time
   except RuntimeError as error:

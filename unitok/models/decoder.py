@@ -91,7 +91,7 @@ class Decoder(nnx.Module):
       q, k, v = layer.project(x, turn)
       return layer.finish(x, attend(q, k, v, mask)), None
 
-    x, _ = jax.lax.scan(one, self.enter(ids, positions), stacked)
+    x, _ = jax.lax.scan(one, self.enter(ids, positions), stacked, unroll=self.options.unroll)
     return self.norm(x)
 
   def logits(self, hidden):
