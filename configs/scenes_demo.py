@@ -26,6 +26,7 @@ from unitok.config import (Config, Decoder, Evaluation, ImageTokenizer, Quantize
 def get_config() -> Config:
   return Config(
       name="scenes_demo",
+      minutes=9.7,
       # 36 pixels, so that a code stands for 6x6 of them and each of the nine places for 2x2 codes
       data=Scenes(image_size=36, train_examples=20_000, val_examples=1_000),
       text=Text(vocab_size=404, split_by_whitespace=False, max_captions=4_000),
@@ -35,9 +36,11 @@ def get_config() -> Config:
           train=Train(steps=6_000, batch_size=8, learning_rate=4e-3, warmup_steps=100, weight_decay=0.0,
                       ema_decay=0.995, log_every=100, save_every=6_000, sample_every=2_000)),
       decoder=Decoder(
-          layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=128, unroll=4,
-          train=Train(steps=1_500, batch_size=8, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
-                      ema_decay=0.98, log_every=25, save_every=500, sample_every=500)),
+          layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=104, unroll=4,
+          tasks=dict(text_to_image=0.46, image_to_text=0.32, infill=0.2, text=0.02),
+          loss_weights=dict(text_to_image=1.0, image_to_text=2.0, infill=1.0, text=1.0),
+          train=Train(steps=2_600, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
+                      ema_decay=0.98, log_every=25, save_every=900, sample_every=900)),
       sampling=Sampling(temperature=0.7, guidance_scale=2.0),
       evaluation=Evaluation(examples=1_000, batch_size=256),
   )

@@ -12,12 +12,12 @@ from PIL import Image
 from train import image_tokenizer
 from train.image_tokenizer import Pictures, frozen_part
 from train import loop
-from train.loop import Interrupted, describe, fit, signals, within_minutes
+from train.loop import Interrupted, describe, fit, signals, within
 from unitok import config as c
 from unitok.checkpoint import Checkpoints
 from unitok.data.record import BadRecord, Record
 from unitok.metrics import JsonlWriter, Mean, Writers, open_writers
-from unitok.run import load_image_tokenizer
+from unitok.run import load_image_tokenizer, with_steps
 from unitok.steps import TrainState
 
 TRAIN = c.Train(steps=10, batch_size=2, log_every=2, save_every=4, sample_every=5)
@@ -65,31 +65,34 @@ def kill(number=signal.SIGTERM):
   return lambda: os.kill(os.getpid(), number)
 
 
-def test_within_minutes(tmp_path, monkeypatch, capsys):
-  """A stage that would take longer than its minutes gets fewer steps, measured once: a run that goes on keeps them."""
-  def config(minutes, steps=100):
-    return c.Config(decoder=c.Decoder(train=c.Train(steps=steps, minutes=minutes, batch_size=2)))
+def test_within(tmp_path, monkeypatch, capsys):
+  """A stage that would take longer gets fewer steps, measured once: a run that goes on keeps them."""
+  def config(steps=100):
+    return c.Config(decoder=c.Decoder(train=c.Train(steps=steps, batch_size=2)))
 
   mesh, timed = loop.make_mesh(), []
   state = lambda: TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(2)}, {"m": jnp.zeros(2)}, {"average": jnp.zeros(2)})
   trial = lambda: (state(), lambda s, b: step_fn(s, b, jax.random.key(0)), np.ones(2, np.float32), mesh)
-  assert 0 < loop.seconds_a_step(*trial()) < 1
-  monkeypatch.setattr(loop, "seconds_a_step", lambda *a: timed.append(1) or 0.5)
-  steps = lambda *a: within_minutes(config(*a), tmp_path, "decoder", trial).decoder.train.steps
-  assert steps(0.0) == 100 and not timed and not (tmp_path / "steps.json").exists()
-  assert steps(1.0) == 100 and json.loads((tmp_path / "steps.json").read_text()) == {"decoder": 100}
+  once, each = loop.seconds_a_step(*trial())
+  assert 0 < each < once
+  monkeypatch.setattr(loop, "seconds_a_step", lambda *a: timed.append(1) or (10.0, 0.5))
+
+  def steps(seconds, *a):
+    within(seconds, config(*a), tmp_path, "decoder", trial)
+    return with_steps(config(*a), tmp_path).decoder.train.steps
+
+  assert steps(70) == 100 and json.loads((tmp_path / "steps.json").read_text()) == {"decoder": 100}
   (tmp_path / "steps.json").unlink()
-  assert steps(0.5) == 60 and "500 ms a step; 60 of 100 steps fit into 0.5 minutes" in capsys.readouterr().out
-  assert steps(0.5, 1000) == 60 and len(timed) == 2
-  other = within_minutes(config(0.5), tmp_path, "image_tokenizer", trial)
-  assert other.decoder.train.steps == 60, "another stage's steps stay"
-  with pytest.raises(ValueError, match="decoder.train.minutes: -1 must be 0"):
-    steps(-1)
+  assert steps(40.4) == 60 and "500 ms a step, so 60 of 100 steps fit into the 30 s left" in capsys.readouterr().out
+  assert steps(40.4, 1000) == 60 and steps(1000.0) == 60 and len(timed) == 2
+  with pytest.raises(ValueError, match="minutes: 0 s are left for the decoder, a step takes 0.50 s; allow more"):
+    within(3.0, config(), tmp_path / "new", "decoder", trial)
   with pytest.raises(ValueError, match="decoder.train.batch_size: 0 rows do not divide"):
-    within_minutes(c.override(config(1.0), ["--decoder.train.batch_size", "0"]), tmp_path / "new", "decoder", trial)
+    within(3.0, c.override(config(), ["--decoder.train.batch_size", "0"]), tmp_path / "new", "decoder", trial)
+  assert not (tmp_path / "new").exists()
   (tmp_path / "steps.json").write_text('{"decoder": "many"}')
   with pytest.raises(ValueError, match="steps.json: damaged; remove it"):
-    steps(0.5)
+    steps(40.4)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

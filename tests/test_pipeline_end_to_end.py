@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from train import decoder, evaluate, image_tokenizer, pipeline, samples, seconds, stage
+from train import decoder, evaluate, image_tokenizer, loop, pipeline, samples, seconds, stage
 from train.loop import Interrupted
 from unitok import config as c
 from unitok.checkpoint import load_part
+from unitok.commands import describe
 from unitok.data.pipeline import task_names
 from unitok.evaluation.report import read_metrics
 from unitok.evaluation.statistics import look_up
@@ -24,7 +25,7 @@ from unitok.steps import Language, compute_dtype, decoder_state
 
 STEPS = 30
 CONFIG = c.Config(
-    name="tiny", data=c.Scenes(image_size=24, train_examples=128, val_examples=12), text=c.Text(vocab_size=300),
+    name="tiny", minutes=30, data=c.Scenes(image_size=24, train_examples=128, val_examples=12), text=c.Text(vocab_size=300),
     image_tokenizer=c.ImageTokenizer(
         widths=(16,), blocks=(1,), patch=6, quantizer=c.Quantizer(codebook_size=32, code_dim=4),
         train=c.Train(steps=60, batch_size=8, warmup_steps=5, learning_rate=4e-3, log_every=5, save_every=60, sample_every=30)),
@@ -68,6 +69,23 @@ def test_metrics(workdir):
   stages = {name: value for name, value in metrics["seconds"].items() if name != "total"}
   assert metrics["seconds"]["total"] == pytest.approx(sum(stages.values()), abs=0.01)
   assert "NaN" not in (workdir / "metrics.json").read_text()
+
+
+def test_minutes(workdir, tmp_path, monkeypatch, capsys):
+  """The decoder gets the steps that the config's minutes leave room for, and a run that goes on knows them."""
+  assert json.loads((workdir / "steps.json").read_text()) == {"decoder": STEPS}, "all of them fit"
+  slow = tmp_path / "slow"
+  shutil.copytree(workdir, slow, ignore=shutil.ignore_patterns("decoder", "steps.json", "report"))
+  spent = sum(seconds.read(workdir).values())
+  monkeypatch.setattr(loop, "seconds_a_step", lambda *a: (0.0, (60 * 28.5 - spent) / 7.9))
+  monkeypatch.setattr(evaluate, "run", lambda *a: {})
+  pipeline.run(CONFIG, slow)
+  assert describe(str(slow))["decoder"]["step"] == describe(str(slow))["decoder"]["of"] == 7
+  capsys.readouterr()
+  decoder.run(CONFIG, slow)
+  assert "already trained to step 7" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="minutes: -1 must be 0"):
+    pipeline.run(dataclasses.replace(CONFIG, minutes=-1), slow)
 
 
 def test_losses_fell(workdir):

@@ -6,7 +6,7 @@ import jax
 from etils import epath
 
 from train.image_tokenizer import frozen_part
-from train.loop import fit, within_minutes
+from train.loop import fit, within
 from train.samples import drawer, last_is_missing
 from unitok.checkpoint import Checkpoints, load_meta
 from unitok.config import Config
@@ -14,7 +14,8 @@ from unitok.data.pipeline import batches, task_names
 from unitok.data.shards import CodeShards
 from unitok.metrics import open_writers
 from unitok.optim import optimizer
-from unitok.run import check_vocabulary, code_vectors, load_decoder, load_decoder_weights, read_vocabulary
+from unitok.run import (check_vocabulary, code_vectors, load_decoder, load_decoder_weights, read_vocabulary,
+                        with_steps)
 from unitok.sharding import create, make_mesh, place
 from unitok.steps import Language, TrainState, compute_dtype, decoder_state, decoder_step, embed_codes
 from unitok.vocab import Vocabulary
@@ -22,15 +23,18 @@ from unitok.vocab import Vocabulary
 STAGE = "decoder"
 
 
-def run(config: Config, workdir, on_sample: Callable | None = None):
+def run(config: Config, workdir, on_sample: Callable | None = None, seconds: float = 0.0):
   """Trains, or goes on, until workdir/decoder holds step `train.steps`.
 
   on_sample(model, vocabulary, step, params) draws with the averaged weights every `sample_every` steps; left out, it
   is train.samples' into the run's report, which also draws what a run stopped behind its last checkpoint lacks.
+  `seconds`, where not 0, cut the steps to what fits.
   """
   workdir, mesh = epath.Path(workdir), make_mesh(config.mesh)
   vocabulary = read_vocabulary(workdir)
-  config = within_minutes(config, workdir, STAGE, lambda: trial(config, workdir, vocabulary, mesh))
+  if seconds:
+    within(seconds, config, workdir, STAGE, lambda: trial(config, workdir, vocabulary, mesh))
+  config = with_steps(config, workdir)
   options = config.decoder
   with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
     if checkpoints.latest() is not None:
@@ -71,7 +75,7 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
 
 
 def trial(config: Config, workdir, vocabulary: Vocabulary, mesh):
-  """What `within_minutes` times."""
+  """What `within` times."""
   seed, documents, model, tx, state = new(config, workdir, vocabulary, mesh)
   batch = next(documents)
   documents.close()

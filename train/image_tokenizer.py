@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from train.loop import fit, within_minutes
+from train.loop import fit
 from unitok.checkpoint import Checkpoints
 from unitok.config import Config
 from unitok.data.drawings import save
@@ -32,15 +32,14 @@ VALIDATION = 1_000
 
 def run(config: Config, workdir):
   """Trains, or goes on, until workdir/image_tokenizer holds step `train.steps`."""
-  workdir, mesh = epath.Path(workdir), make_mesh(config.mesh)
-  check(config.image_tokenizer, config.data.image_size)
-  config = within_minutes(config, workdir, STAGE, lambda: trial(config, mesh))
-  options = config.image_tokenizer
+  options, workdir = config.image_tokenizer, epath.Path(workdir)
+  check(options, config.data.image_size)
   with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
     if checkpoints.latest() == options.train.steps:
       print(f"{STAGE}: already trained to step {options.train.steps} in {checkpoints.folder}")
       make_up(config, workdir)
       return
+    mesh = make_mesh(config.mesh)
     seed = jax.random.key(config.seed)
     tokenizer = Tokenizer(options, compute_dtype(config.compute_dtype))
     frozen, whole = frozen_part(config.init.frozen, jax.eval_shape(tokenizer.init, seed)[0], STAGE)
@@ -72,15 +71,6 @@ def run(config: Config, workdir):
     finally:
       pictures.close()
       writer.close()
-
-
-def trial(config: Config, mesh):
-  """What `within_minutes` times."""
-  options, seed = config.image_tokenizer, jax.random.key(config.seed)
-  tokenizer, tx = Tokenizer(options, compute_dtype(config.compute_dtype)), optimizer(options.train)
-  pictures = np.zeros((options.train.batch_size, config.data.image_size, config.data.image_size, 3), np.uint8)
-  state = create(functools.partial(tokenizer_state, tokenizer, tx), mesh, seed)
-  return state, lambda s, b: tokenizer_step(tokenizer, tx, s, b, seed), pictures, mesh
 
 
 def make_up(config: Config, workdir: epath.Path) -> None:

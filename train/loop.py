@@ -111,39 +111,40 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
 
 
 TIMED = 8
-"""Steps whose time says how many fit into `train.minutes`."""
+"""Steps whose time says how many fit into a limit."""
 
 
-def within_minutes(options: config.Config, workdir, stage: str, trial: Callable) -> config.Config:
-  """`options` with no more steps of a stage than fit into its `train.minutes`, where it has a limit.
+def within(seconds: float, options: config.Config, workdir, stage: str, trial: Callable) -> None:
+  """Leaves in workdir/steps.json, for `with_steps`, how many of a stage's steps fit into so many seconds.
 
-  trial() -> (state, step_fn(state, batch), batch, mesh) is timed once in a run; workdir/steps.json keeps what came out, so that a
-  run that goes on has the same schedule.
+  trial() -> (state, step_fn(state, batch), batch, mesh) is timed once in a run, so that one that goes on has the same
+  schedule. ValueError where not even one step fits.
   """
-  train, path = getattr(options, stage).train, epath.Path(workdir) / STEPS
-  if train.minutes < 0:
-    raise ValueError(f"{stage}.train.minutes: {train.minutes} must be 0 (no limit) or more")
+  train, path, start = getattr(options, stage).train, epath.Path(workdir) / STEPS, time.perf_counter()
   kept = json.loads(path.read_text()) if path.exists() and with_steps(options, workdir) else {}
-  if train.minutes and stage not in kept:
+  if stage not in kept:
     state, step_fn, batch, mesh = trial()
     check_batch(train.batch_size, mesh, f"{stage}.train.batch_size")
-    seconds = seconds_a_step(state, step_fn, batch, mesh)
-    steps = max(1, min(train.steps, int(60 * train.minutes / seconds)))
+    once, each = seconds_a_step(state, step_fn, batch, mesh)
+    left = seconds - (time.perf_counter() - start) - once   # it is compiled again, with the schedule of its steps
+    steps = min(train.steps, int(left / each))
+    if steps < 1:
+      raise ValueError(f"minutes: {max(left, 0):.0f} s are left for the {stage}, a step takes {each:.2f} s; allow more "
+                       "minutes, or set 0 for no limit")
     write_json(path, kept | {stage: steps})
-    print(f"{stage}: {1e3 * seconds:.0f} ms a step; {steps} of {train.steps} steps fit into {train.minutes:g} minutes",
+    print(f"{stage}: {1e3 * each:.0f} ms a step, so {steps} of {train.steps} steps fit into the {left:.0f} s left for it",
           flush=True)
-  return with_steps(options, workdir)
 
 
-def seconds_a_step(state, step_fn: Callable, batch, mesh) -> float:
-  """Median of TIMED steps, compiled and warm. `state` is used up."""
+def seconds_a_step(state, step_fn: Callable, batch, mesh) -> tuple[float, float]:
+  """(the first call with its compilation, median of TIMED further ones). `state` is used up."""
   advance, times = jax.jit(step_fn, donate_argnums=0), []
   state, batch = place(state, mesh), place_batch(batch, mesh)
   for _ in range(TIMED + 2):
     start = time.perf_counter()
     state, _ = jax.block_until_ready(advance(state, batch))
     times.append(time.perf_counter() - start)
-  return statistics.median(times[2:])
+  return times[0], statistics.median(times[2:])
 
 
 @contextlib.contextmanager

@@ -24,10 +24,16 @@ def run(config: c.Config, workdir: epath.Path) -> dict:
   if config.init.source and "image_tokenizer" not in config.init.frozen:
     raise ValueError("init.from: with a tokenizer that goes on training, its codes change and that run's decoder means "
                      "nothing; add --init.frozen image_tokenizer")
+  if config.minutes < 0:
+    raise ValueError(f"minutes: {config.minutes:g} must be 0 (no limit) or more")
   for number, (name, stage) in enumerate(STAGES.items(), 1):
     print(f"\n[{number}/{len(STAGES) + 1}] {name.replace('_', ' ')}", flush=True)
+    limit = {}
+    if config.minutes and name == "decoder":
+      spent = seconds.with_total(seconds.read(workdir))["total"]
+      limit["seconds"] = max(60 * (config.minutes - config.evaluation.minutes) - spent, 1e-3)
     with seconds.timed(workdir, name):
-      stage(config, workdir)
+      stage(config, workdir, **limit)
   print(f"\n[{len(STAGES) + 1}/{len(STAGES) + 1}] evaluate", flush=True)
   return evaluate.run(config, workdir)
 

@@ -101,9 +101,6 @@ class Text:
 class Train:
   """One stage's optimisation."""
   steps: int = 1_000
-  minutes: float = 0.0
-  """Time for the stage's steps (its compilation, checkpoints and pictures come on top): where `steps` would take
-  longer at the speed of the first, they are cut to what fits, and the run's steps.json keeps the number. 0: no limit."""
   batch_size: int = 32
   """Pictures a step (tokenizer), packed rows a step (decoder)."""
   optimizer: Literal["adamw", "muon"] = "adamw"
@@ -208,6 +205,8 @@ class Sampling:
 class Evaluation:
   examples: int = 1_000
   """Cases of each accuracy."""
+  minutes: float = 1.5
+  """Time kept for it where the config's `minutes` limit the run."""
   batch_size: int = 250
   show: int = 24
   """Pictures of each kind in the report."""
@@ -236,6 +235,9 @@ class Mesh:
 class Config:
   name: str = "run"
   seed: int = 0
+  minutes: float = 0.0
+  """Time for `train.pipeline`, 0: no limit. Where the decoder's steps would take longer than is left for them, they are
+  cut to what fits at the speed of the first; the run's steps.json keeps their number."""
   data: Data = field(default_factory=Scenes)
   text: Text = field(default_factory=Text)
   image_tokenizer: ImageTokenizer = field(default_factory=ImageTokenizer)

@@ -16,7 +16,7 @@ from unitok.steps import Language, Tokenizer, compute_dtype
 from unitok.vocab import Vocabulary
 
 STEPS = "steps.json"
-"""Of a run's folder: stage -> the steps that its `train.minutes` had room for."""
+"""Of a run's folder: stage -> the steps that the config's `minutes` had room for."""
 LARGEST_BATCH = 256
 """Pictures encoded or decoded at once; fewer are padded to a power of two, so there is one compilation for each."""
 
