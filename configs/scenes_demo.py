@@ -37,10 +37,10 @@ def get_config() -> Config:
                       ema_decay=0.995, log_every=100, save_every=6_000, sample_every=2_000)),
       decoder=Decoder(
           layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=104, unroll=4,
-          tasks=dict(text_to_image=0.46, image_to_text=0.32, infill=0.2, text=0.02),
-          loss_weights=dict(text_to_image=1.0, image_to_text=2.0, infill=1.0, text=1.0),
-          train=Train(steps=2_600, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
+          tasks=dict(text_to_image=0.48, image_to_text=0.3, infill=0.2, text=0.02),
+          loss_weights=dict(text_to_image=1.0, image_to_text=1.5, infill=1.0, text=1.0),
+          train=Train(steps=2_700, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
                       ema_decay=0.98, log_every=25, save_every=900, sample_every=900)),
-      sampling=Sampling(temperature=0.7, guidance_scale=2.0),
+      sampling=Sampling(temperature=0.5, guidance_scale=1.5),
       evaluation=Evaluation(examples=1_000, batch_size=256),
   )
