@@ -19,7 +19,7 @@ from unitok.config import (Config, Decoder, Evaluation, Holdout, ImageFolder, Im
 def get_config() -> Config:
   return Config(
       name="emoji",
-      minutes=30,
+      minutes=26,
       data=ImageFolder(
           path="../shared/data/emoji", image_size=32, resize="fit", caption_template="a {style} emoji of {caption}",
           holdout=Holdout(group_by="captions", every=20, field="style", value="fluent3d")),

@@ -10,7 +10,7 @@ from unitok.config import (Config, Decoder, Evaluation, ImageFolder, ImageTokeni
 def get_config() -> Config:
   return Config(
       name="photos",
-      minutes=30,
+      minutes=26,
       data=ImageFolder(path="../shared/data/photos", image_size=64, resize="fit"),
       text=Text(vocab_size=2_000),
       image_tokenizer=ImageTokenizer(
