@@ -23,7 +23,9 @@ What was learned on the way (same data, shares of objects or attributes read rig
   prompts, or the losses alone): captions seen both ways, six layers of 160, a key for every head, the first layer's
   input added to each layer, embeddings of the three tokens before mixed in, rotary embedding of six pairs in sixteen,
   learning rate 6e-3. In equal time batches of 5 and 16 rows were no better than 10. Hiding 0.3 of the targets' own
-  inputs was worse (captions 0.25 instead of 0.46). Documents seen are what counts.
+  inputs was worse (captions 0.25 instead of 0.46). Documents seen are what counts; three captions of a picture in one
+  document, each seeing the picture and itself alone, are no more than one: after 2,700 steps of 2.2 times the caption
+  targets captions were 0.728 instead of 0.706, attributes 0.846 instead of 0.922.
 - binding is what is learned last: whole pictures by number of objects are 0.88 / 0.16 / 0.02 right after 1,000 steps
   and 0.96 / 0.88 / 0.52 after 2,600 (512 prompts); captions that fail swap attributes between objects.
 - the sampler, on training prompts: temperature 0.3-0.7 and guidance 1-2 lie within 0.03 of each other.
