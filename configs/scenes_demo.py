@@ -46,8 +46,9 @@ def get_config() -> Config:
           train=Train(steps=6_000, batch_size=8, learning_rate=4e-3, warmup_steps=100, weight_decay=0.0,
                       ema_decay=0.995, log_every=100, save_every=6_000, sample_every=2_000)),
       decoder=Decoder(
-          layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=104, unroll=4, captions=3,
-          tasks=dict(text_to_image=0.54, image_to_text=0.22, infill=0.22, text=0.02),
+          layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=104, unroll=4,
+          tasks=dict(text_to_image=0.48, image_to_text=0.3, infill=0.2, text=0.02),
+          loss_weights=dict(text_to_image=1.0, image_to_text=1.5, infill=1.0, text=1.0),
           train=Train(steps=2_700, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
                       ema_decay=0.98, log_every=25, save_every=900, sample_every=900)),
       sampling=Sampling(temperature=0.5, guidance_scale=1.5),

@@ -1,15 +1,11 @@
 """What holds for every objective."""
-import jax
 import numpy as np
 import pytest
 
-from unitok import config as c
-from unitok.models.attention import Rule
 from unitok.objectives import NEEDS, OBJECTIVES, possible
 from unitok.objectives.codes import Codes
 from unitok.objectives.infill import random_rectangles
 from unitok.sequence import build, visible
-from unitok.steps import Language
 from unitok.vocab import make_vocabulary
 
 V = make_vocabulary({"text": 100, "image": 1000}, {})
@@ -74,29 +70,6 @@ def test_needs(name):
   assert possible(name, least) and possible(name, whole) and not possible(name, Codes())
   build(OBJECTIVES[name](least, np.random.default_rng(0), 0.0), V)
   assert NEEDS.keys() == OBJECTIVES.keys()
-
-
-def test_captions_of_a_picture_are_learned_as_if_apart():
-  """The tokens of each caption have the hidden states, and its targets, of a document with that caption alone."""
-  rng = np.random.default_rng(0)
-  codes = distinct_codes(rng)._replace(text=tuple(np.arange(n, dtype=np.int32) + 10 * n for n in (4, 1, 7)))
-  language = Language(c.Decoder(layers=2, width=32, heads=2, kv_heads=1, hidden=32), V.size, ())
-  model = language.model(language.init(jax.random.key(0)))
-
-  def states(s):
-    rule = Rule(*(x[None] for x in (s.order, s.visible_from, s.visible_until)), np.ones((1, s.length), np.int32))
-    return np.asarray(model.hidden(s.inputs[None], s.positions[None], rule))[0]
-
-  whole, first = build(OBJECTIVES["image_to_text"](codes, rng, 0.0), V), codes.image.size + 2
-  found, at = states(whole), codes.image.size + 2
-  for text in codes.text:
-    alone = build(OBJECTIVES["image_to_text"](codes._replace(text=(text,)), rng, 0.0), V)
-    n = alone.length - first
-    np.testing.assert_allclose(found[at:at + n], states(alone)[first:], atol=1e-5)
-    assert np.array_equal(whole.targets[at:at + n], alone.targets[first:])
-    assert np.array_equal(whole.loss_weights[at:at + n], alone.loss_weights[first:])
-    at += n + 1   # its [eos]
-  assert at == whole.length + 1 and whole.loss_weights.sum() == sum(len(t) + 1 for t in codes.text)
 
 
 def test_dropped_captions():

@@ -213,24 +213,6 @@ def test_loss_weights(made):
     pipeline.batches(shards, vocabulary, dataclasses.replace(decoder, loss_weights=dict(text=0)), seed=0)
 
 
-def test_several_captions(made):
-  """image_to_text learns from as many as `captions` says, drawn anew each time; the row has to hold them."""
-  shards, vocabulary = made("whole")
-  for captions in (1, 2):
-    decoder = dataclasses.replace(only(image_to_text=1.0), captions=captions)
-    iterator = pipeline.batches(shards, vocabulary, decoder, seed=0, epochs=1)
-    batches = list(iterator)
-    count = lambda name: sum((batch.inputs == vocabulary.special(name)).sum() for batch in batches)
-    assert count("[image_to_text]") == 40
-    has = [min(captions, len(shards[n].text)) for n in range(40)]
-    assert count("[eoi]") == sum(has) and (captions == 1 or sum(has) > 40)
-    iterator.close()
-  with pytest.raises(ValueError, match="its image_to_text document has .* tokens"):
-    pipeline.batches(shards, vocabulary, dataclasses.replace(only(image_to_text=1.0), captions=9), seed=0)
-  with pytest.raises(ValueError, match="decoder.captions: 0 must be 1 or more"):
-    pipeline.batches(shards, vocabulary, dataclasses.replace(DECODER, captions=0), seed=0)
-
-
 def test_what_a_record_lacks(made):
   """A picture without captions is never a text task's, a text without picture never a picture's."""
   shards, vocabulary = made("mixed", 48, lambda n: ("text", "image", "text image", "")[n % 4])

@@ -74,28 +74,6 @@ def test_image_to_text():
                      "xxxxxxxxx"]
 
 
-def test_several_captions():
-  """[image_to_text] [boi] 5 | [eoi] 1 2 [eos] | [eoi] 3: each starts behind the picture and sees it and itself alone.
-
-  The first one's [eos] stays an input, seen by nobody but itself; the last one's is none.
-  """
-  s = document("image_to_text", Codes((CAPTION, np.array([3], np.int32)), PICTURE[:1, :1]))
-  task = V.special("[image_to_text]")
-  assert s.inputs.tolist() == [task, BOI, IMAGE + 5, EOI, TEXT + 1, TEXT + 2, EOS, EOI, TEXT + 3]
-  assert s.targets.tolist() == [BOI, PAD, EOI, TEXT + 1, TEXT + 2, EOS, EOI, TEXT + 3, EOS]
-  assert s.loss_weights.tolist() == [0, 0, 0, 1, 1, 1, 0, 1, 1]
-  assert s.positions[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 4]
-  assert mask(s) == ["x........",
-                     "xx.......",
-                     "xxx......",
-                     "xxxx.....",
-                     "xxxxx....",
-                     "xxxxxx...",
-                     "xxxxxxx..",
-                     "xxx....x.",
-                     "xxx....xx"]
-
-
 def test_infill():
   """Places 1 and 3 of a row of four are masked: kept 5 7, then [place] (6), [place] (8).
 

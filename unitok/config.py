@@ -180,8 +180,6 @@ class Decoder:
   """Tokens of a packed training row."""
   caption_drop: float = 0.1
   """Share of text_to_image and infill examples whose caption is dropped (for guidance); of infill at least 0.3."""
-  captions: int = 1
-  """Captions of a picture, drawn anew each time, that image_to_text learns from in one document; its row holds all."""
   z_loss: float = 1e-4
   tasks: dict[str, float] = field(default_factory=lambda: dict(
       text_to_image=0.5, image_to_text=0.2, infill=0.25, text=0.05))

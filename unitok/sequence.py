@@ -29,7 +29,6 @@ class Part(NamedTuple):
   loss_weight: float = 0.0              # of each of its tokens as a target
   hole: np.ndarray | None = None        # bool like codes: the masked places; the others are context seen by all
   end: str = ""                         # control token that closes it, predicted with the same weight
-  branch: int = 0                       # parts of a branch from 1 on see each other and those of 0 before, no other's
 
 
 class Sequence(NamedTuple):
@@ -75,15 +74,13 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
   predicted by the token before it. A part with a hole stands as: the kept codes, which share one
   order and see each other; then, for every run of masked places in raster order, a [place] token at
   the run's first position that predicts its first code and is seen by nobody later, and the run's
-  codes, each predicting the next. Branches follow what they share, each from the same position on: as documents of
-  their own that have the shared parts in common (0 1 | 2 3 | 2 3 4 are the positions of two after two tokens).
+  codes, each predicting the next.
   """
   names = [b.name for b in vocabulary.blocks]
   pad, place = vocabulary.special("[pad]"), vocabulary.special("[place]")
   ids, order, seen_from, seen_until, positions = [], [], [], [], []
   predictor, weight, kind, end_id = [], [], [], []  # of each token as a target; -1: predicted by nobody
   now, time, length = 0, 0, 0
-  branch, fork, branches = 0, 0, []   # the one at hand, the position all start from, (branch, first token) of each
 
   def add(token_ids, orders, until, where, predicted_by, loss_weight, block, end):
     nonlocal length
@@ -95,10 +92,6 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
     length += n
 
   for part in parts:
-    if part.branch != branch:
-      fork = fork if branch else time
-      branch, time = part.branch, fork
-      branches.append((branch, length))
     codes = np.asarray(part.codes, np.int32)
     flat_ids, block = vocabulary.to_ids(part.block, codes.ravel()), names.index(part.block)
     end = vocabulary.special(part.end) if part.end else -1
@@ -134,9 +127,6 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
           np.array([length - 1]), part.loss_weight, block, end)
       now, time = now + 1, time + 1
 
-  order, seen_until = np.concatenate(order), np.concatenate(seen_until)
-  for (_, first), (_, last) in zip(branches, branches[1:] + [(0, length)]):
-    seen_until[first:last] = np.minimum(seen_until[first:last], order[last - 1])
   ids, predictor, weight = np.concatenate(ids), np.concatenate(predictor), np.concatenate(weight)
   targets = np.full(length, pad, np.int32)
   weights = np.zeros(length, np.float32)
@@ -149,8 +139,8 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
   fills[by[unknown]] = at[unknown]
   stop = int(by.max()) + 1 if at.size else length  # what predicts nothing and is followed by nothing is no input
   fills = np.where(fills < stop, fills, FOREVER)    # the last drawn token is no input, but still drawn
-  return Sequence(ids[:stop], targets[:stop], weights[:stop], order[:stop],
-                  np.concatenate(seen_from)[:stop], seen_until[:stop],
+  return Sequence(ids[:stop], targets[:stop], weights[:stop], np.concatenate(order)[:stop],
+                  np.concatenate(seen_from)[:stop], np.concatenate(seen_until)[:stop],
                   np.concatenate(positions)[:stop], blocks[:stop], ends[:stop], fills[:stop])
 
 

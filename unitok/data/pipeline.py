@@ -49,8 +49,6 @@ def mixture(decoder: config.Decoder) -> dict[str, float]:
         raise ValueError(f"decoder.{field}: no objective {name!r}; legal: {', '.join(OBJECTIVES)}")
       if not least <= weight < np.inf:
         raise ValueError(f"decoder.{field}: the weight of {name} is {weight}, must be a number from {least:g} on")
-  if decoder.captions < 1:
-    raise ValueError(f"decoder.captions: {decoder.captions} must be 1 or more")
   weights = {name: float(decoder.tasks[name]) for name in OBJECTIVES if decoder.tasks.get(name)}
   if not weights:
     raise ValueError(f"decoder.tasks: no weight is above 0; give one of {', '.join(OBJECTIVES)} a weight")
@@ -162,9 +160,6 @@ class _Documents:
     raise self.too_long(name, codes, document.length)
 
   def draw(self, name: str, codes: Codes, rng: np.random.Generator) -> Document:
-    if len(codes.text) > self.decoder.captions:
-      chosen = rng.choice(len(codes.text), self.decoder.captions, replace=False)
-      codes = codes._replace(text=tuple(codes.text[n] for n in chosen))
     document = build(OBJECTIVES[name](codes, rng, self.decoder.caption_drop), self.vocabulary)
     weight = np.float32(self.decoder.loss_weights.get(name, 1.0))
     return document._replace(loss_weights=document.loss_weights * weight)
@@ -175,7 +170,7 @@ class _Documents:
 
   def try_longest(self, examples: _Examples) -> None:
     """ValueError, with the length that is enough, where the longest caption or largest picture makes one too long."""
-    codes = _example(examples.longest, examples.grid, self.decoder.captions)
+    codes = _example(examples.longest, examples.grid)
     for name in self.weights:
       if possible(name, codes):
         longest = max(self.draw(name, codes, np.random.default_rng(seed)).length for seed in range(TRIES))
@@ -183,7 +178,7 @@ class _Documents:
           raise self.too_long(name, codes, longest)
 
 
-def _example(length: int, grid: tuple[int, int], captions: int = 1) -> Codes:
+def _example(length: int, grid: tuple[int, int]) -> Codes:
   """Zeros of the largest form a record may have; nothing where there is none."""
-  text = (np.zeros(length, np.int32),) * captions if length else ()
+  text = (np.zeros(length, np.int32),) if length else ()
   return Codes(text, np.zeros(grid, np.int32) if all(grid) else None, "the record with the longest caption")

@@ -14,9 +14,9 @@ class Codes(NamedTuple):
   key: str = ""                          # of its record, for errors and reports
 
 
-def control(name: str, branch: int = 0) -> Part:
+def control(name: str) -> Part:
   """A control token by itself, never predicted."""
-  return Part("special", np.array([SPECIAL.index(name)], np.int32), branch=branch)
+  return Part("special", np.array([SPECIAL.index(name)], np.int32))
 
 
 def one_caption(codes: Codes, rng: np.random.Generator) -> np.ndarray:
