@@ -78,6 +78,20 @@ def test_no_grid_embedding_has_no_such_weights():
   assert {"row", "column"} == set(with_tables) - set(without)
 
 
+def test_unrolled_layers_are_the_same():
+  """Outputs and gradients of the scanned layers, written out two at a time (of three, so that one is left over)."""
+  options = dataclasses.replace(OPTIONS, layers=3)
+  ids, rule = jnp.arange(12).reshape(1, 12) % 7, causal(1, 12)
+  positions = jnp.tile(jnp.arange(12)[None, :, None], (1, 1, 3))
+
+  def both(unroll):
+    language = Language(dataclasses.replace(options, unroll=unroll), 100, ())
+    out = lambda params: language.model(params)(ids, positions, rule)
+    return jax.value_and_grad(lambda params: (out(params) ** 2).mean())(language.init(jax.random.key(0)))
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), both(1), both(2))
+
+
 def test_embed_codes_puts_near_codes_near_and_leaves_the_rest():
   vocabulary = make_vocabulary({"text": 10, "image": 16}, {})
   language = Language(OPTIONS, vocabulary.size, ())
@@ -110,7 +124,7 @@ def test_padding_is_counted():
   assert [share.value() for share in shares] == [3 / 16, 5 / 16] and (shares[0] + shares[1]).value() == 8 / 32
 
 
-@pytest.mark.parametrize("change, word", [(dict(heads=5), "heads"), (dict(kv_heads=3), "kv_heads")])
+@pytest.mark.parametrize("change, word", [(dict(heads=5), "heads"), (dict(kv_heads=3), "kv_heads"), (dict(unroll=0), "unroll")])
 def test_a_shape_that_cannot_be_built_is_named(change, word):
   with pytest.raises(ValueError, match=f"decoder.{word}"):
     check(dataclasses.replace(OPTIONS, **change))

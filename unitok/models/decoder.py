@@ -131,3 +131,5 @@ def check(options):
     raise ValueError(f"decoder.heads: width {options.width} over {options.heads} heads must be an even whole number")
   if options.heads % options.kv_heads:
     raise ValueError(f"decoder.kv_heads: {options.kv_heads} must divide heads {options.heads}")
+  if options.unroll < 1:
+    raise ValueError(f"decoder.unroll: {options.unroll} must be 1 or more layers")
