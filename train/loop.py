@@ -1,6 +1,5 @@
 """The one training loop: resumes, steps, logs, saves, samples, and stops cleanly."""
 import contextlib
-import json
 import math
 import signal
 import statistics
@@ -19,7 +18,7 @@ from unitok import config
 from unitok.checkpoint import Checkpoints
 from unitok.files import write_json
 from unitok.metrics import Mean, Writers
-from unitok.run import STEPS, with_steps
+from unitok.run import STEPS, read_steps
 from unitok.sharding import check_batch, make_mesh, place, place_batch
 
 
@@ -120,8 +119,7 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
   trial() -> (state, step_fn(state, batch), batch, mesh) is timed once in a run, so that one that goes on has the same
   schedule. ValueError where not even one step fits.
   """
-  train, path, start = getattr(options, stage).train, epath.Path(workdir) / STEPS, time.perf_counter()
-  kept = json.loads(path.read_text()) if path.exists() and with_steps(options, workdir) else {}
+  train, kept, start = getattr(options, stage).train, read_steps(workdir), time.perf_counter()
   if stage not in kept:
     state, step_fn, batch, mesh = trial()
     check_batch(train.batch_size, mesh, f"{stage}.train.batch_size")
@@ -131,7 +129,7 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
     if steps < 1:
       raise ValueError(f"minutes: {max(left, 0):.0f} s are left for the {stage}, a step takes {each:.2f} s; allow more "
                        "minutes, or set 0 for no limit")
-    write_json(path, kept | {stage: steps})
+    write_json(epath.Path(workdir) / STEPS, kept | {stage: steps})
     print(f"{stage}: {1e3 * each:.0f} ms a step, so {steps} of {train.steps} steps fit into the {left:.0f} s left for it",
           flush=True)
 

@@ -21,18 +21,26 @@ LARGEST_BATCH = 256
 """Pictures encoded or decoded at once; fewer are padded to a power of two, so there is one compilation for each."""
 
 
-def with_steps(config: c.Config, workdir) -> c.Config:
-  """`config` with the steps of workdir/steps.json in place of its own. ValueError where that file is damaged."""
+def read_steps(workdir) -> dict[str, int]:
+  """What workdir/steps.json holds; {} where it is not there. ValueError where it is damaged."""
   path = epath.Path(workdir) / STEPS
   if not path.exists():
-    return config
+    return {}
   try:
-    for stage, steps in json.loads(path.read_text()).items():
-      options = getattr(config, stage)
-      train = dataclasses.replace(options.train, steps=int(steps))
-      config = dataclasses.replace(config, **{stage: dataclasses.replace(options, train=train)})
+    kept = {stage: int(steps) for stage, steps in json.loads(path.read_text()).items()}
+    if not kept.keys() <= {"image_tokenizer", "decoder"}:
+      raise ValueError("a stage without steps")
+    return kept
   except (ValueError, TypeError, AttributeError):
     raise ValueError(f"{path}: damaged; remove it, and the speed is measured anew") from None
+
+
+def with_steps(config: c.Config, workdir) -> c.Config:
+  """`config` with the steps of workdir/steps.json in place of its own."""
+  for stage, steps in read_steps(workdir).items():
+    options = getattr(config, stage)
+    train = dataclasses.replace(options.train, steps=steps)
+    config = dataclasses.replace(config, **{stage: dataclasses.replace(options, train=train)})
   return config
 
 
