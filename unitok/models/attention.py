@@ -32,19 +32,20 @@ def visible(queries: Rule, keys: Rule):
 def attend(q, k, v, mask):
   """Softmax attention in float32; a query that sees nothing gives zeros.
 
-  q [b q h d], k and v [b k g d] with h a multiple of g (grouped queries, 2305.13245), mask bool[b q k].
+  q [b q h d], k and v [b g k d] with h a multiple of g (grouped queries, 2305.13245), mask bool[b q k].
+  Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over.
   """
   b, n, h, d = q.shape
-  groups = k.shape[2]
-  q = q.reshape(b, n, groups, h // groups, d)
-  scores = jnp.einsum("bqghd,bkgd->bghqk", q, k, preferred_element_type=jnp.float32) * d**-0.5
-  scores = jnp.where(mask[:, None, None], scores, -1e30)
+  groups, each = k.shape[1], h // k.shape[1]
+  q = q.reshape(b, n, groups, each, d).transpose(0, 2, 3, 1, 4).reshape(b, groups, each * n, d)
+  scores = jnp.einsum("bgqd,bgkd->bgqk", q, k, preferred_element_type=jnp.float32) * d**-0.5
+  scores = scores.reshape(b, groups, each, n, -1) + jnp.where(mask, 0.0, -1e30)[:, None, None]
   weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-  weights = jnp.where(mask[:, None, None], weights, 0.0)
-  total = weights.sum(-1, keepdims=True)
-  weights = weights / jnp.where(total == 0, 1.0, total)
-  out = jnp.einsum("bghqk,bkgd->bqghd", weights.astype(v.dtype), v)
-  return out.reshape(b, n, h, d)
+  # divided after the product: fewer passes over [q k]
+  share = mask.any(-1)[:, None, None] / weights.sum(-1)
+  out = jnp.einsum("bgqk,bgkd->bgqd", weights.reshape(b, groups, each * n, -1).astype(v.dtype), v)
+  out = out.reshape(b, groups, each, n, d) * share[..., None].astype(v.dtype)
+  return out.transpose(0, 3, 1, 2, 4).reshape(b, n, h, d)
 
 
 def rotation(positions, dim: int, base: float):

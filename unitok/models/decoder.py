@@ -33,11 +33,12 @@ class Layer(nnx.Module):
     self.down = _linear(hidden, width, dtype, rngs, scale)
 
   def project(self, x, turn):
-    """x [b n w] -> q [b n h d], k and v [b n g d], rotated; rows stay flat for the product."""
+    """x [b n w] -> q [b n h d], k and v [b g n d], rotated; rows stay flat for the product."""
     b, n, w = x.shape
     qkv = self.qkv(self.attention_norm(x).reshape(b * n, w)).reshape(b, n, self.heads + 2 * self.kv_heads, self.dim)
     q, k, v = jnp.split(qkv, [self.heads, self.heads + self.kv_heads], 2)
-    return rotate(self.query_norm(q), *turn), rotate(self.key_norm(k), *turn), v
+    k = rotate(self.key_norm(k), *turn)
+    return rotate(self.query_norm(q), *turn), k.swapaxes(1, 2), v.swapaxes(1, 2)
 
   def finish(self, x, attended):
     """The rest of the layer once attention [b n h d] is known."""
@@ -48,7 +49,7 @@ class Layer(nnx.Module):
 
 
 class Cache(NamedTuple):
-  """Keys and values [b slots g d] of each layer."""
+  """Keys and values [b g slots d] of each layer."""
   keys: tuple[jax.Array, ...]
   values: tuple[jax.Array, ...]
 
@@ -103,7 +104,7 @@ class Decoder(nnx.Module):
 
   def empty_cache(self, rows: int, slots: int) -> Cache:
     o = self.options
-    zeros = lambda: tuple(jnp.zeros((rows, slots, o.kv_heads, o.width // o.heads), self.dtype) for _ in range(o.layers))
+    zeros = lambda: tuple(jnp.zeros((rows, o.kv_heads, slots, o.width // o.heads), self.dtype) for _ in range(o.layers))
     return Cache(zeros(), zeros())
 
   def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at):
@@ -112,15 +113,15 @@ class Decoder(nnx.Module):
     cache_rule holds the integers of all slots [b slots]; those not yet written must not be visible
     to these tokens by the rule, which holds for any document in its own order of computation.
     """
-    written = jnp.arange(cache.keys[0].shape[1]) < at + ids.shape[1]
+    written = jnp.arange(cache.keys[0].shape[2]) < at + ids.shape[1]
     mask, turn = visible(rule, cache_rule) & written, self._turn(positions)
     graph, stacked = nnx.split(self.layers)
     x, keys, values = self.enter(ids, positions), [], []
     for n in range(self.options.layers):
       layer = nnx.merge(graph, jax.tree.map(lambda w: w[n], stacked))
       q, k, v = layer.project(x, turn)
-      keys.append(jax.lax.dynamic_update_slice_in_dim(cache.keys[n], k, at, 1))
-      values.append(jax.lax.dynamic_update_slice_in_dim(cache.values[n], v, at, 1))
+      keys.append(jax.lax.dynamic_update_slice_in_dim(cache.keys[n], k, at, 2))
+      values.append(jax.lax.dynamic_update_slice_in_dim(cache.values[n], v, at, 2))
       x = layer.finish(x, attend(q, keys[-1], values[-1], mask))
     return self.norm(x), Cache(tuple(keys), tuple(values))
 
