@@ -50,10 +50,10 @@ def get_config() -> Config:
                       ema_decay=0.995, log_every=100, save_every=6_000, sample_every=2_000)),
       decoder=Decoder(
           layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=104, unroll=4,
-          tasks=dict(text_to_image=0.48, image_to_text=0.3, infill=0.2, text=0.02),
-          loss_weights=dict(text_to_image=1.0, image_to_text=1.5, infill=1.0, text=1.0),
-          train=Train(steps=2_700, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
-                      ema_decay=0.98, log_every=25, save_every=900, sample_every=900)),
+          tasks=dict(text_to_image=0.44, image_to_text=0.38, infill=0.16, text=0.02),
+          loss_weights=dict(text_to_image=1.0, image_to_text=2.0, infill=1.0, text=1.0),
+          train=Train(steps=4_000, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
+                      ema_decay=0.98, log_every=25, save_every=1_000, sample_every=1_000)),
       sampling=Sampling(temperature=0.5, guidance_scale=1.5),
-      evaluation=Evaluation(examples=1_000, batch_size=256),
+      evaluation=Evaluation(examples=1_000, minutes=1.25, batch_size=512),
   )

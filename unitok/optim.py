@@ -50,11 +50,12 @@ def optimizer(train: Train, frozen=None) -> optax.GradientTransformation:
   """AdamW (Loshchilov & Hutter, 1711.05101) behind a clip of the global norm; frozen leaves do not move.
 
   With `muon`, the layers' matrices take orthogonalised momentum (Jordan 2024; its updates scaled to
-  AdamW's root mean square, Liu 2025, 2502.16982, so that one learning rate serves both).
+  AdamW's root mean square, Liu 2025, 2502.16982, so that one learning rate serves both). Four Newton-Schulz steps
+  instead of five: singular values above 0.005 of the norm still end within 0.66 .. 1.1.
   """
   if train.optimizer == "muon":
     core = optax.contrib.muon(
-        schedule(train), consistent_rms=0.2, weight_decay=train.weight_decay, weight_decay_mask=decay_mask,
+        schedule(train), ns_steps=4, consistent_rms=0.2, weight_decay=train.weight_decay, weight_decay_mask=decay_mask,
         adam_b1=train.beta1, adam_b2=train.beta2, adam_weight_decay=train.weight_decay,
         muon_weight_dimension_numbers=_muon_dimensions)
   else:
