@@ -20,7 +20,7 @@ def get_config() -> Config:
                       ema_decay=0.999, log_every=200, save_every=8_000, sample_every=8_000)),
       decoder=Decoder(
           layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=104, unroll=4,
-          tasks=dict(text_to_image=0.44, image_to_text=0.38, infill=0.16, text=0.02),
+          tasks=dict(text_to_image=0.46, image_to_text=0.33, infill=0.19, text=0.02),
           loss_weights=dict(text_to_image=1.0, image_to_text=2.0, infill=1.0, text=1.0),
           train=Train(steps=24_000, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=100,
                       ema_decay=0.995, log_every=100, save_every=2_000, sample_every=2_000)),

@@ -79,7 +79,7 @@ def test_generate(capsys, folder, tmp_path):
   assert [Path(x["file"]).name for x in said["outputs"]] == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png"]
   assert {picture(x["file"]).shape for x in said["outputs"]} == {(16, 16, 3)}
   assert said["seed"] == 7 and said["step"] == 3 and said["seconds"] > 0 and said["model"] == folder
-  assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "guidance_scale": 1.0}
+  assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "guidance_scale": 1.0, "passes": 0}
   assert min(picture(said["grid"]).shape[:2]) > 2 * 96
   assert sorted(p.name for p in out.iterdir()) == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png", "grid.png"]
 

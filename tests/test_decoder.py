@@ -29,15 +29,16 @@ def test_attend_equals_jax_with_the_same_mask():
   rule = causal(2, 9)
   mask = visible(rule, rule)
   wanted = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-  np.testing.assert_allclose(attend(q, k, v, mask), wanted, atol=1e-5)
+  np.testing.assert_allclose(attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask), wanted, atol=1e-5)
 
 
 def test_a_query_that_sees_nothing_gives_zeros_and_finite_gradients():
   x = jax.random.normal(jax.random.key(0), (1, 4, 2, 8))
   mask = jnp.ones((1, 4, 4), bool).at[0, 2].set(False)
-  out = attend(x, x, x, mask)
+  keys = x.swapaxes(1, 2)
+  out = attend(x, keys, keys, mask)
   assert (np.asarray(out[0, 2]) == 0).all() and (np.asarray(out[0, 1]) != 0).any()
-  assert np.isfinite(jax.grad(lambda y: attend(y, y, y, mask).sum())(x)).all()
+  assert np.isfinite(jax.grad(lambda y: attend(y, y.swapaxes(1, 2), y.swapaxes(1, 2), mask).sum())(x)).all()
 
 
 def test_equal_axes_give_the_one_dimensional_rotary_embedding():

@@ -15,7 +15,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for folder in ("unitok", "train
 CORE = ("models", "losses", "optim", "sharding", "steps")
 SEQUENCES = ("vocab", "sequence", "objectives")
 ALL = ("config", "errors", "files", *SEQUENCES, "modalities", "data", *CORE, "checkpoint", "metrics", "run", "sampling",
-       "model", "evaluation", "interop")
+       "model", "evaluation", "interop", "explain")
 
 # Part of unitok (a module or a folder), or top-level folder -> the parts it may import besides itself.
 # config is data and may be read by every part but vocab and sequence.
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "metrics": ("config", "files", "vocab"),
     "data": ("config", "files", *SEQUENCES, "modalities"),
     "sampling": ("config", *SEQUENCES, *CORE),
+    "explain": ("config", *SEQUENCES),
     "interop": ("config", "vocab", *CORE, "checkpoint"),
     "run": ("config", "vocab", "modalities", *CORE, "checkpoint"),
     "model": tuple(name for name in ALL if name != "evaluation"),
@@ -47,7 +48,8 @@ MAY_IMPORT = {
 MAY_NOT_REACH = {name: ("data", "vocab", "modalities") for name in CORE}
 
 # Parts without jax, so that data workers and `unitok --help` start fast; files exempt with the reason.
-WITHOUT_JAX = ("unitok", "config", "errors", "files", "vocab", "sequence", "objectives", "modalities", "data")
+WITHOUT_JAX = ("unitok", "config", "errors", "files", "vocab", "sequence", "objectives", "modalities", "data",
+               "explain")
 USES_JAX = {
     "unitok/data/pipeline.py": "grain imports jax",
     "unitok/data/shards.py": "it encodes with the tokenizer",

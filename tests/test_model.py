@@ -9,9 +9,14 @@ import small_run
 from PIL import Image
 
 from unitok.config import Sampling
+from unitok.data.record import Object
 from unitok.data.sources import open_source
 from unitok.model import Model, erase, hole_of
+from unitok.objectives import OBJECTIVES
+from unitok.objectives.codes import control
+from unitok.objectives.glm import blanks
 from unitok.run import read_vocabulary
+from unitok.sequence import build
 
 WARM = Sampling(temperature=1.0)
 
@@ -70,6 +75,99 @@ def test_complete(model):
   assert done == model.complete(texts, seed=5, limit=8)
   with pytest.raises(ValueError, match="text 1: .* leave no room in the 128 of a training row"):
     model.complete(["a", "?" * 127], limit=8)
+
+
+@pytest.fixture(scope="module")
+def versatile(tmp_path_factory):
+  """Another small run, of all objectives."""
+  decoder = dataclasses.replace(small_run.CONFIG.decoder, row_length=192, loss_weights={},
+                                tasks=dict.fromkeys(OBJECTIVES, 1.0))
+  return Model.open(small_run.make(tmp_path_factory.mktemp("versatile"), dataclasses.replace(small_run.CONFIG, decoder=decoder)))
+
+
+def test_generate_in_passes(versatile, model):
+  """As many passes as asked for; the last code's draw is seen by none, so all places are filled."""
+  prompts = ["a red ring", "", "blue"]
+  drawn = {n: versatile.generate(prompts, dataclasses.replace(WARM, passes=n), seed=3) for n in (0, 1, 4, 16)}
+  assert all(one.shape == (3, 16, 16, 3) for one in drawn.values())
+  assert len({one.tobytes() for one in drawn.values()}) == 4
+  again = versatile.generate(prompts, dataclasses.replace(WARM, passes=4), seed=3, batch_size=1)
+  assert np.array_equal(again, drawn[4])
+  with pytest.raises(ValueError, match="sampling.passes: 17 are more than the 16 codes of a picture"):
+    versatile.generate(prompts, dataclasses.replace(WARM, passes=17))
+  with pytest.raises(ValueError, match="sampling.passes: -1 must be >= 0"):
+    versatile.generate(prompts, dataclasses.replace(WARM, passes=-1))
+  with pytest.raises(ValueError, match="parallel: this model was not trained for it"):
+    model.generate(prompts, dataclasses.replace(WARM, passes=4))
+
+
+def test_codes_drawn_in_passes_go_to_their_places(versatile):
+  """With a vocabulary of one code a place … the order of drawing is undone: a sampler that draws the place's number."""
+  class Counts:
+    def draw(self, documents, sampling, seed, nulls=None, first_row=0):
+      ids = versatile.vocabulary.block("image").table
+      out = []
+      for document in documents:
+        rows, columns = (document.positions[:, 1:] - document.positions[:, :1]).T
+        out.append(ids[(4 * rows + columns)[document.fills >= 0]])
+      return out
+  class Codes:
+    grid = (4, 4)
+    def decode(self, codes):
+      return codes
+  fake = dataclasses.replace(versatile, sampler=Counts(), image=Codes())
+  assert np.array_equal(fake.generate(["a"], dataclasses.replace(WARM, passes=5), seed=2), np.arange(16).reshape(1, 4, 4))
+
+
+def test_answer(versatile, images):
+  asked = ["what colour is it?"] * 5
+  said = versatile.answer(images, asked, limit=5)
+  assert len(said) == 5 and said == versatile.answer(images, asked, seed=4, limit=5, batch_size=2)
+  assert said != versatile.answer(images, ["where?"] * 5, limit=5)
+  with pytest.raises(ValueError, match="2 for 5 pictures"):
+    versatile.answer(images, asked[:2])
+  with pytest.raises(ValueError, match="question 0: .* leave no room"):
+    versatile.answer(images[:1], ["?" * 180])
+
+
+def test_locate(versatile, images):
+  boxes = versatile.locate(images, ["a red ring"] * 5)
+  assert boxes.shape == (5, 4) and boxes.dtype == np.float32 and (0 <= boxes).all() and (boxes <= 1).all()
+
+
+def test_arrange(versatile):
+  layouts = [[Object("red ring", (0, 0, 0.5, 0.5))], [], [Object("a", (0.1, 0.2, 0.3, 0.4)), Object("b", (0.5, 0.5, 1, 1))]]
+  strong = dataclasses.replace(WARM, guidance_scale=50.0)      # these weights hardly heed anything
+  drawn = versatile.arrange(layouts, strong, seed=1)
+  assert drawn.shape == (3, 16, 16, 3)
+  moved = versatile.arrange([[Object("red ring", (0.5, 0.5, 1, 1))], *layouts[1:]], strong, seed=1)
+  assert not np.array_equal(drawn[0], moved[0]) and np.array_equal(drawn[1:], moved[1:])
+  with pytest.raises(ValueError, match="must be x0 < x1"):
+    versatile.arrange([[Object("a", (0.5, 0, 0.5, 1))]])
+
+
+def test_fill(versatile):
+  """A text a gap, in their order; what is known stays out of it."""
+  texts = [["a small ", None, " at the ", None], [None, "b"], ["c", None, ""]]
+  filled = versatile.fill(texts, WARM, seed=5, limit=4)
+  assert [len(one) for one in filled] == [2, 1, 1] and all(len(versatile.text.encode(t)) <= 12 for one in filled for t in one)
+  assert filled == versatile.fill(texts, WARM, seed=5, limit=4, batch_size=1) != versatile.fill(texts, WARM, seed=6, limit=4)
+  for bad in (["a"], [None, "", None], []):
+    with pytest.raises(ValueError, match="text 0: give a list of texts and gaps"):
+      versatile.fill([bad])
+
+
+def test_spans_of_a_text(versatile):
+  """What was drawn for the blanks, in whatever order they stand, in the text's order; [eop] ends one early."""
+  encode, to_ids = versatile.text.encode, versatile.vocabulary.to_ids
+  gap = np.full(3, -1, np.int32)
+  text = np.concatenate([encode("a"), gap, encode("b"), gap])
+  for spans in ([(1, 4), (5, 8)], [(5, 8), (1, 4)]):
+    document = build([control("[glm_spans]"), *blanks(text, spans, "[mask]")], versatile.vocabulary)
+    end = [versatile.vocabulary.special("[eop]")]
+    drawn = {1: [*to_ids("text", encode("x")[:1]), *end], 5: to_ids("text", np.concatenate([encode(c)[:1] for c in "yzy"]))}
+    ids = np.concatenate([drawn[start] for start, _ in spans])
+    assert versatile._spans(document, ids) == ["x", "yzy"]
 
 
 def test_infill_knows_nothing_of_the_hole(model, images):

@@ -2,19 +2,24 @@
 import numpy as np
 import pytest
 
-from unitok.objectives import NEEDS, OBJECTIVES, possible
+from unitok.config import Objectives
+from unitok.objectives import DRAWING, NEEDS, OBJECTIVES, possible
 from unitok.objectives.codes import Codes
-from unitok.objectives.infill import random_rectangles
+from unitok.objectives.glm import random_spans
+from unitok.objectives.infill import HOLES
+from unitok.objectives.parallel import SCHEDULES
 from unitok.sequence import build, visible
 from unitok.vocab import make_vocabulary
 
-V = make_vocabulary({"text": 100, "image": 1000}, {})
+V = make_vocabulary({"text": 100, "image": 1000, "location": 1024}, {})
 
 
 def distinct_codes(rng, grid=(4, 5), length=6):
   """Every code occurs once, so that a target can be found among the inputs."""
   picture = rng.permutation(1000)[:grid[0] * grid[1]].reshape(grid).astype(np.int32)
-  return Codes((rng.permutation(100)[:length].astype(np.int32),), picture)
+  words, bins = rng.permutation(100).astype(np.int32), rng.permutation(1024).astype(np.int32)
+  objects = tuple((words[20 + 3 * n:23 + 3 * n], bins[4 * n:4 * n + 4]) for n in range(3))
+  return Codes((words[:length],), picture, objects=objects, questions=((words[40:45], words[50:52]),))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -23,9 +28,9 @@ def test_target_is_not_visible_to_its_predictor(name):
   found = 0
   for seed in range(20):
     rng = np.random.default_rng(seed)
-    s = build(OBJECTIVES[name](distinct_codes(rng), rng, 0.1), V)
+    s = build(OBJECTIVES[name](distinct_codes(rng), rng, Objectives()), V)
     seen = visible(s.order, s.visible_from, s.visible_until, np.ones(s.length, int))
-    for i in np.flatnonzero(s.loss_weights):
+    for i in np.flatnonzero((s.loss_weights > 0) & ~V.allowed("special")[s.targets]):
       own = np.flatnonzero(s.inputs == s.targets[i])
       assert len(own) <= 1
       assert not seen[i, own].any(), (name, seed, i)
@@ -38,9 +43,10 @@ def test_every_loss_counts_once(name):
   """Nothing is learned twice, and what is learned is legal in the block it says."""
   for seed in range(20):
     rng = np.random.default_rng(seed)
-    s = build(OBJECTIVES[name](distinct_codes(rng), rng, 0.1), V)
+    s = build(OBJECTIVES[name](distinct_codes(rng), rng, Objectives()), V)
     at = np.flatnonzero(s.loss_weights)
-    assert len(set(s.targets[at])) == len(at) > 0
+    once = s.targets[at][~V.allowed("special")[s.targets[at]]]
+    assert len(set(once)) == len(once) and len(at)
     for i in at:
       assert V.allowed(V.blocks[s.blocks[i]].name)[s.targets[i]] or s.targets[i] == s.ends[i]
     assert (s.order[1:] >= s.order[:-1]).all()
@@ -49,7 +55,7 @@ def test_every_loss_counts_once(name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_what_a_placeholder_asks_for_stands_at_its_own_position(name):
   rng = np.random.default_rng(1)
-  s = build(OBJECTIVES[name](distinct_codes(rng), rng, 0.0), V)
+  s = build(OBJECTIVES[name](distinct_codes(rng), rng, DRAWING), V)
   for i in np.flatnonzero(s.inputs == V.special("[place]")):
     own = np.flatnonzero(s.inputs == s.targets[i])
     assert all(np.array_equal(s.positions[i], s.positions[j]) for j in own)
@@ -58,7 +64,7 @@ def test_what_a_placeholder_asks_for_stands_at_its_own_position(name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_same_rng_same_parts(name):
   codes = distinct_codes(np.random.default_rng(0))
-  one, two = (build(OBJECTIVES[name](codes, np.random.default_rng(3), 0.5), V) for _ in range(2))
+  one, two = (build(OBJECTIVES[name](codes, np.random.default_rng(3), Objectives(caption_drop=0.5)), V) for _ in range(2))
   assert all(np.array_equal(a, b) for a, b in zip(one, two))
 
 
@@ -66,9 +72,9 @@ def test_same_rng_same_parts(name):
 def test_needs(name):
   """An objective runs with what it says it needs, and is not chosen without."""
   whole = distinct_codes(np.random.default_rng(0))
-  least = whole._replace(text=whole.text if "text" in NEEDS[name] else (), image=whole.image if "image" in NEEDS[name] else None)
+  least = Codes(**{kind: getattr(whole, kind) for kind in NEEDS[name]})
   assert possible(name, least) and possible(name, whole) and not possible(name, Codes())
-  build(OBJECTIVES[name](least, np.random.default_rng(0), 0.0), V)
+  build(OBJECTIVES[name](least, np.random.default_rng(0), DRAWING), V)
   assert NEEDS.keys() == OBJECTIVES.keys()
 
 
@@ -76,8 +82,8 @@ def test_dropped_captions():
   """A dropped caption leaves no token; infill drops at least three in ten."""
   codes = distinct_codes(np.random.default_rng(0))
   def without(name, drop):
-    rng = np.random.default_rng(0)
-    return np.mean([sum(len(p.codes) for p in OBJECTIVES[name](codes, rng, drop) if p.block == "text") == 0
+    rng, options = np.random.default_rng(0), Objectives(caption_drop=drop)
+    return np.mean([sum(len(p.codes) for p in OBJECTIVES[name](codes, rng, options) if p.block == "text") == 0
                     for _ in range(500)])
   assert without("text_to_image", 0.0) == 0 and without("text_to_image", 1.0) == 1
   assert 0.05 < without("text_to_image", 0.1) < 0.15
@@ -85,12 +91,92 @@ def test_dropped_captions():
   assert without("image_to_text", 1.0) == without("text", 1.0) == 0
 
 
-def test_holes():
-  for grid in ((2, 2), (8, 8), (3, 7)):
-    for seed in range(200):
-      hole = random_rectangles(grid, np.random.default_rng(seed))
+@pytest.mark.parametrize("name", HOLES)
+def test_holes(name):
+  """Something is masked and something kept, in any grid of two places or more."""
+  for grid in ((2, 2), (8, 8), (3, 7), (1, 5), (16, 16)):
+    for seed in range(100):
+      hole = HOLES[name](grid, np.random.default_rng(seed), 0.1, 0.9)
       assert hole.shape == grid and 0 < hole.sum() < hole.size, (grid, seed)
+
+
+def test_kinds_of_holes():
+  """Patches are 4x4 squares of a 16x16 grid, halves reach from one side to a line; the shares are kept."""
+  shares = []
+  for seed in range(200):
+    rng = np.random.default_rng(seed)
+    hole = HOLES["patches"]((16, 16), rng, 0.25, 0.5)
+    squares = hole.reshape(4, 4, 4, 4).transpose(0, 2, 1, 3).reshape(16, 16)
+    assert (squares.all(1) | ~squares.any(1)).all() and 0.25 <= hole.mean() <= 0.5
+    half = HOLES["halves"]((10, 10), rng, 0.2, 0.6)
+    lines = half.all(0) if half.all(0).any() else half.all(1)
+    assert half.sum() == 10 * lines.sum() and lines[0] != lines[-1] and np.count_nonzero(np.diff(lines.astype(int))) == 1
+    shares.append(half.mean())
+  assert min(shares) == 0.2 and max(shares) == 0.6
+  kinds = Objectives(holes=dict(rectangles=0.0, patches=0.0, halves=1.0))
+  codes = distinct_codes(np.random.default_rng(0), (6, 6))
+  for seed in range(20):
+    hole = OBJECTIVES["infill"](codes, np.random.default_rng(seed), kinds)[-1].hole
+    assert hole.all(0).any() or hole.all(1).any()
+
+
+def test_what_is_to_be_drawn_is_the_hole():
   codes = distinct_codes(np.random.default_rng(0))
   asked = codes._replace(image=np.where(np.arange(20).reshape(4, 5) == 7, -1, codes.image))
-  part = OBJECTIVES["infill"](asked, np.random.default_rng(0), 1.0)[-1]
-  assert np.flatnonzero(part.hole).tolist() == [7]   # what is to be drawn is the hole, and the caption stays
+  parts = OBJECTIVES["infill"](asked, np.random.default_rng(0), Objectives(caption_drop=1.0))
+  assert np.flatnonzero(parts[-1].hole).tolist() == [7] and parts[1].codes.size   # and the caption stays
+
+
+def test_spans():
+  """Blanks cover their share, Poisson lengths on the long run, never touch, and lie anywhere."""
+  lengths, firsts, covered = [], [], []
+  for seed in range(300):
+    spans = random_spans(200, np.random.default_rng(seed), 0.15, 3.0)
+    assert all(a[1] < b[0] for a, b in zip(spans, spans[1:])) and 0 <= spans[0][0] and spans[-1][1] <= 200
+    lengths += [stop - start for start, stop in spans]
+    firsts += [spans[0][0]]
+    covered.append(sum(stop - start for start, stop in spans))
+  assert min(covered) >= 30 and np.mean(covered) < 34
+  assert abs(np.mean(lengths) - (3 + np.exp(-3))) < 0.1 and max(lengths) <= 39   # a zero becomes one
+  assert 0 in firsts and max(firsts) > 40
+  for length in range(12):       # short texts
+    for seed in range(30):
+      spans = random_spans(length, np.random.default_rng(seed), 0.9, 3.0)
+      assert bool(spans) == (length > 0) and all(0 <= a < b <= length for a, b in spans)
+      assert all(a[1] < b[0] for a, b in zip(spans, spans[1:]))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_group_sizes(name):
+  """Every group has a code, all codes are drawn; the cosine's groups grow."""
+  for size in (1, 2, 7, 36, 64):
+    for count in range(1, size + 1):
+      sizes = SCHEDULES[name](size, count)
+      assert len(sizes) == count and sizes.min() >= 1 and sizes.sum() == size, (size, count)
+  assert SCHEDULES["uniform"](64, 8).tolist() == [8] * 8 and SCHEDULES["uniform"](7, 2).tolist() == [3, 4]
+  known = np.cumsum(SCHEDULES["cosine"](64, 8))
+  assert np.abs(known - 64 * (1 - np.cos(np.pi / 2 * np.arange(1, 9) / 8))).max() <= 1
+
+
+def test_orders_of_groups():
+  """Between the least number of groups and one a code; the share of raster orders is the one asked for."""
+  codes, options = distinct_codes(np.random.default_rng(0), (4, 4)), Objectives(raster_share=0.3, least_groups=2)
+  counts, raster = [], 0
+  for seed in range(400):
+    groups = OBJECTIVES["parallel"](codes, np.random.default_rng(seed), options)[-1].groups.ravel()
+    counts.append(groups.max() + 1)
+    raster += bool((np.diff(groups) >= 0).all())
+  assert min(counts) == 2 and max(counts) == 16 and 0.22 < raster / 400 < 0.38
+  asked = codes._replace(groups=np.full((4, 4), 5))
+  assert (OBJECTIVES["parallel"](asked, np.random.default_rng(0), options)[-1].groups == 5).all()
+
+
+def test_orders_of_a_pair():
+  codes = distinct_codes(np.random.default_rng(0))
+  def first(share, codes=codes):
+    rng = np.random.default_rng(0)
+    return np.mean([OBJECTIVES["pair"](codes, rng, Objectives(image_first=share))[1].block == "special"
+                    for _ in range(300)])
+  assert first(0.0) == 0 and first(1.0) == 1 and 0.2 < first(0.3) < 0.4
+  assert first(0.0, codes._replace(text=(np.array([-1, -1]),))) == 1      # a caption is written behind its picture
+  assert first(1.0, codes._replace(image=np.full((4, 5), -1))) == 0

@@ -8,7 +8,7 @@ import pytest
 
 from unitok import config
 from unitok.data import pipeline
-from unitok.data.record import Record
+from unitok.data.record import Object, Record
 from unitok.data.shards import CodeShards, write_shards
 from unitok.modalities.image import ImageModality
 from unitok.modalities.text import train
@@ -32,7 +32,10 @@ class Source:
     rng, has = np.random.default_rng(index), self.has(index)
     image = rng.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
     words = " ".join(["red", "blue", "ring"][n] for n in rng.integers(0, 3, rng.integers(1, 6)))
-    return Record(f"{self.name}{index}", image if "image" in has else None, (words, words + " too") if "text" in has else ())
+    captions = (words, words + " too") if "text" in has else ()
+    objects = tuple(Object(word, (0.1 * n, 0.0, 0.5, 1.0)) for n, word in enumerate(words.split()[:2]))
+    return Record(f"{self.name}{index}", image if "image" in has else None, captions,
+                  objects=objects if "image" in has else (), questions=(("red too", words),) if "text" in has else ())
 
 
 def cells(pixels):
@@ -46,7 +49,7 @@ def made(tmp_path_factory):
   text = train(["red blue ring too"] * 3, root / "text", config.Text(vocab_size=280))
   image = ImageModality(cells, None, (4, 4), CELL, 64, "cells")
   fingerprints = {"text": text.fingerprint, "image": "cells"}
-  vocabulary = make_vocabulary({"text": text.size, "image": 64}, fingerprints)
+  vocabulary = make_vocabulary({"text": text.size, "image": 64, "location": 1024}, fingerprints)
   def make(name, count=40, has=lambda n: "text image"):
     if not (root / name).exists():
       write_shards(root / name, Source(count, has, name), text, image, fingerprints, batch_size=8, shard_size=16)
@@ -100,8 +103,10 @@ def test_packed_equals_apart(made, monkeypatch):
         assert match, "a packed document is none of those built"
         objective = {vocabulary.special(f"[{name}]"): name for name in OBJECTIVES}[int(fields["inputs"][0])]
         told = [names[task] for task in fields["tasks"][fields["loss_weights"] > 0]]
-        block = "text" if objective in ("text", "image_to_text") else "image"
-        assert set(told) == {f"{objective}/{block}"}
+        assert told and all(name.split("/")[0] == objective for name in told)
+        ids = fields["targets"][fields["loss_weights"] > 0]
+        for name, one in zip(told, ids):
+          assert vocabulary.allowed(name.split("/")[1], "special")[one]
         seen.add(objective)
       rest = segments == 0
       for name, value in PADDING.items():
@@ -287,8 +292,8 @@ def test_too_long(made):
 
 def infill_lengths(examples, vocabulary, count):
   """Of documents of the record that has the longest caption, under `count` random holes."""
-  codes = pipeline._example(examples.longest, examples.grid)
-  return [build(OBJECTIVES["infill"](codes, np.random.default_rng(n), 0.1), vocabulary).length for n in range(count)]
+  codes = pipeline.largest(examples.longest, examples.grid)
+  return [build(OBJECTIVES["infill"](codes, np.random.default_rng(n), config.Objectives()), vocabulary).length for n in range(count)]
 
 
 def test_hole_that_makes_a_document_too_long(made, monkeypatch):
@@ -298,12 +303,12 @@ def test_hole_that_makes_a_document_too_long(made, monkeypatch):
   lengths = infill_lengths(examples, vocabulary, pipeline.TRIES)
   longest, row = max(lengths), max(lengths[:8])
   assert row < longest, "else eight tries would do"
-  decoder = dataclasses.replace(only(infill=1.0), row_length=row, caption_drop=0.1)
+  decoder = dataclasses.replace(only(infill=1.0), row_length=row)
   with pytest.raises(ValueError, match=f"its infill document has {longest} tokens, .* raise it to {longest} or more"):
     pipeline.batches(shards, vocabulary, decoder, seed=0)
 
   monkeypatch.setattr(pipeline, "TRIES", 8)   # the longest is not met at the start
-  codes, documents = pipeline._example(examples.longest, examples.grid), pipeline._Documents(vocabulary, decoder)
+  codes, documents = pipeline.largest(examples.longest, examples.grid), pipeline._Documents(vocabulary, decoder)
   for seed, length in enumerate(lengths):
     first, again = (documents.document("infill", codes, np.random.default_rng(seed)) for _ in range(2))
     assert np.array_equal(first, again) and len(first) <= row and (length > row or len(first) == length)
@@ -313,6 +318,24 @@ def test_hole_that_makes_a_document_too_long(made, monkeypatch):
   hopeless = pipeline._Documents(vocabulary, dataclasses.replace(decoder, row_length=16))
   with pytest.raises(ValueError, match="whole3: its infill document has .* tokens, decoder.row_length is 16"):
     hopeless.document("infill", shards[3], np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("setting, says", [
+    (dict(caption_drop=1.5), "caption_drop: 1.5 must be in 0 .. 1"),
+    (dict(image_first=-0.1), "image_first: -0.1 must be in 0 .. 1"),
+    (dict(raster_share=2.0), "raster_share: 2.0 must be in 0 .. 1"),
+    (dict(blank_share=0.0), "blank_share: 0.0 must be above 0, up to 1"),
+    (dict(blank_length=float("nan")), "blank_length: nan must be above 0"),
+    (dict(least_groups=0), "least_groups: 0 must be 1 or more"),
+    (dict(hole_share=(0.5, 0.2)), r"hole_share: \(0.5, 0.2\) must be two numbers, 0 <= least <= greatest <= 1"),
+    (dict(holes=dict(circles=1.0)), "holes: no kind 'circles'; legal: rectangles, patches, halves"),
+    (dict(holes=dict(patches=-1.0)), "holes: the weight of patches is -1.0"),
+    (dict(holes=dict(patches=0.0)), "holes: no weight is above 0")])
+def test_settings_of_objectives(made, setting, says):
+  shards, vocabulary = made("whole")
+  decoder = dataclasses.replace(DECODER, objectives=config.Objectives(**setting))
+  with pytest.raises(ValueError, match=f"decoder.objectives.{says}"):
+    pipeline.batches(shards, vocabulary, decoder, seed=0)
 
 
 def test_grid_beyond_its_embedding(made):

@@ -8,15 +8,16 @@ import pytest
 from unitok import config as c
 from unitok.config import Sampling
 from unitok.models import attention
-from unitok.objectives import OBJECTIVES
-from unitok.objectives.codes import Codes
+from unitok.objectives import DRAWING, OBJECTIVES
+from unitok.objectives.codes import Codes, control
+from unitok.objectives.glm import blanks
 from unitok.sampling import rules
-from unitok.sampling.sampler import Sampler
+from unitok.sampling.sampler import Sampler, passes_of
 from unitok.sequence import FOREVER, PADDING, Batch, build, visible
 from unitok.steps import Language
 from unitok.vocab import make_vocabulary
 
-V = make_vocabulary({"text": 20, "image": 30}, {})
+V = make_vocabulary({"text": 20, "image": 30, "location": 1024}, {})
 GRID, LIMIT, ROW = (3, 4), 7, 96
 GREEDY = Sampling(temperature=0.0)
 
@@ -41,16 +42,33 @@ def to_draw(name: str, seed: int, length: int | None = None, null: bool = False)
   words = rng.integers(0, 20, rng.integers(0, 6) if length is None else length).astype(np.int32)
   image = rng.integers(0, 30, GRID).astype(np.int32)
   unknown = np.full(LIMIT, -1, np.int32)
-  if name == "text_to_image":
+  groups = None
+  boxes = rng.integers(0, 1024, (2, 4)).astype(np.int32)
+  objects = ((words[:1], boxes[0]), (words[1:], boxes[1]))
+  if name in ("text_to_image", "image", "pair", "parallel", "layout"):
     codes = Codes((words,), np.full(GRID, -1, np.int32))
+    groups = rng.integers(-1, 4, GRID) if name == "parallel" else None     # -1: a kept code
+    if groups is not None:
+      groups.flat[0] = 0
+      codes = codes._replace(image=np.where(groups < 0, image, codes.image), groups=groups)
   elif name == "infill":
     hole = rng.random(GRID) < 0.5
     hole[0, 0], hole[1, 1] = False, True
     codes = Codes((words,), np.where(hole, np.int32(-1), image))
+  elif name == "glm_spans":
+    codes = Codes((np.concatenate([words, unknown[:4], words[:2], [3], unknown[:3], words]),), image if seed % 2 else None)
   else:
     codes = Codes((unknown if name == "image_to_text" else np.concatenate([words, unknown]),), image)
   codes = codes._replace(text=(words[:0],)) if null else codes
-  return build(OBJECTIVES[name](codes, rng, 0.0), V)
+  if name == "layout":
+    codes = codes._replace(objects=objects)
+  elif name == "locate":
+    codes = codes._replace(objects=((words, np.full(4, -1, np.int32)),))
+  elif name == "detect":       # another object behind those known: its box, then its name
+    codes = codes._replace(objects=(*objects, (unknown, np.full(4, -1, np.int32)))[seed % 3:])
+  elif name == "question":
+    codes = codes._replace(questions=((words, unknown),))
+  return build(OBJECTIVES[name](codes, rng, DRAWING), V)
 
 
 def asked(document) -> np.ndarray:
@@ -59,12 +77,29 @@ def asked(document) -> np.ndarray:
 
 
 def filled(document, ids):
-  """The document with what was drawn as its inputs; what was not drawn, behind a text's end, is 0."""
-  inputs = document.inputs.copy()
-  for at, one in zip(asked(document), ids):
-    if document.fills[at] < FOREVER:
-      inputs[document.fills[at]] = one
-  return document._replace(inputs=np.maximum(inputs, 0))
+  """The document with what was drawn as its inputs; what a text lacks behind its end is taken out of sight."""
+  inputs, ids, seen = document.inputs.copy(), list(ids), document.visible_until.copy()
+  over, drawn_at = False, []
+  for at in asked(document):
+    if document.inputs[at] >= 0:
+      over = False                       # another text, or picture, begins
+    goes_to = document.fills[at]
+    if not over:
+      drawn_at.append(at)
+      one = ids.pop(0)
+      over = one == document.ends[at]
+      inputs[goes_to:goes_to + 1] = one
+    if over and goes_to < FOREVER:
+      seen[goes_to] = -1
+  assert not ids
+  return document._replace(inputs=np.maximum(inputs, 0), visible_until=seen), drawn_at
+
+
+def column_of(document, at: int, together: bool) -> tuple[int, int]:
+  """(pass, place in it) of a token."""
+  of = passes_of(document, together)
+  at -= asked(document)[0]
+  return of[at], int((of[:at] == of[at]).sum())
 
 
 def forward(sampler, document) -> np.ndarray:
@@ -104,36 +139,85 @@ def spy(sampler, monkeypatch):
   return Sampler(sampler.language, sampler.params, V), seen
 
 
-def test_cached_decoding_is_the_full_forward_pass(spy):
+@pytest.mark.parametrize("kinds", [("text_to_image", "image_to_text", "infill", "text", "glm_document"), tuple(OBJECTIVES)])
+def test_cached_decoding_is_the_full_forward_pass(spy, kinds):
   """Every logit drawn from equals that of one uncached pass over the finished document, and greedy is its argmax.
 
-  Documents of all objectives and lengths share a batch, so that padding, placeholders and ends must not matter.
+  Documents of many objectives and lengths share a batch, so that padding, placeholders and ends must not matter: once
+  token by token, once in passes of several.
   """
   sampler, seen = spy
-  documents = mixed(4)
+  documents = [to_draw(name, seed) for seed in range(4) for name in kinds]
   drawn = sampler.draw(documents, GREEDY, 0)
   jax.effects_barrier()
+  together, count = "parallel" in kinds, 0
+  width = len(seen[0]) // (1 << (len(documents) - 1).bit_length())
+  assert (width > 1) == together
   for row, (document, ids) in enumerate(zip(documents, drawn)):
-    logits, first = forward(sampler, filled(document, ids)), asked(document)[0]
-    for at, one in zip(asked(document), ids):
-      np.testing.assert_allclose(seen[at - first][row], logits[at], atol=1e-4)
+    done, at_draws = filled(document, ids)
+    logits = forward(sampler, done)
+    for at, one in zip(at_draws, ids, strict=True):
+      turn, place = column_of(document, at, together)
+      np.testing.assert_allclose(seen[turn][row * width + place], logits[at], atol=1e-4)
       assert one == np.where(legal(document, at), logits[at], -np.inf).argmax()
+      count += 1
+  assert count > 100
+
+
+def test_what_is_drawn_has_the_form_of_training(sampler):
+  """A drawn document's logits are those of the document that training builds from the finished example: blanks that
+  ended early are as if they had been no longer, and their neighbours do not see what is missing."""
+  short = 0
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, 20, 3).astype(np.int32)
+    gap = np.full(5, -1, np.int32)
+    text = np.concatenate([words, gap, words[:1], gap[:3], words])
+    document = build([control("[glm_spans]"), *blanks(text, [(9, 12), (3, 8)], "[mask]")], V)
+    ids = sampler.draw([document], Sampling(temperature=20.0), seed)[0]
+    done, at_draws = filled(document, ids)
+    ends = np.flatnonzero(ids == V.special("[eop]"))
+    cut = ends[0] + 1 if ends.size and ends[0] < 3 else 3
+    first, second = (V.to_codes("text", part[part != V.special("[eop]")]) for part in (ids[:cut], ids[cut:]))
+    whole_text = np.concatenate([words, second, words[:1], first, words])
+    spans = [(4 + len(second), 4 + len(second) + len(first)), (3, 3 + len(second))]
+    trained = build([control("[glm_spans]"), *blanks(whole_text, spans, "[mask]")], V)
+    at = np.flatnonzero(trained.loss_weights)
+    alike = np.isin(trained.targets[at], ids) & (trained.targets[at] != V.special("[eop]"))
+    ours = [n for n, one in zip(at_draws, ids) if one != V.special("[eop]")]
+    assert len(ours) == alike.sum() == len(first) + len(second)
+    np.testing.assert_allclose(forward(sampler, done)[ours], forward(sampler, trained)[at[alike]], atol=1e-4)
+    short += len(first) + len(second) < 8
+  assert short > 5
+
+
+def test_parallel_groups_are_drawn_in_as_many_passes(spy):
+  """Four groups of three codes are four passes, whatever their order; in each all codes of a group are drawn."""
+  sampler, seen = spy
+  order = np.random.default_rng(0).permutation(12)
+  groups = (order // 3).reshape(GRID)
+  codes = Codes((np.arange(3, dtype=np.int32),), np.full(GRID, -1, np.int32), groups=groups)
+  ids = sampler.draw([build(OBJECTIVES["parallel"](codes, np.random.default_rng(0), DRAWING), V)], Sampling(), 0)[0]
+  jax.effects_barrier()
+  assert len(seen) == 4 and len(ids) == 12
 
 
 def test_guidance_is_taken_from_both_passes(spy):
   """u + s (c - u) at every place, u with the null caption and what was drawn so far."""
   sampler, seen = spy
-  for name in ("text_to_image", "infill"):
+  for name in ("text_to_image", "infill", "parallel"):
     documents = [to_draw(name, seed, length=4) for seed in range(3)]
     nulls = [to_draw(name, seed, length=4, null=True) for seed in range(3)]
     seen.clear()
     drawn = sampler.draw(documents, Sampling(temperature=0.0, guidance_scale=2.5), 0, nulls)
     jax.effects_barrier()
+    width = len(seen[0]) // 4
     for row, (document, null, ids) in enumerate(zip(documents, nulls, drawn)):
-      with_it, without = forward(sampler, filled(document, ids)), forward(sampler, filled(null, ids))
+      with_it, without = forward(sampler, filled(document, ids)[0]), forward(sampler, filled(null, ids)[0])
       for at, other in zip(asked(document), asked(null)):
         want = without[other] + 2.5 * (with_it[at] - without[other])
-        np.testing.assert_allclose(seen[at - asked(document)[0]][row], want, atol=5e-4)
+        turn, place = column_of(document, at, name == "parallel")
+        np.testing.assert_allclose(seen[turn][row * width + place], want, atol=5e-4)
   with pytest.raises(ValueError, match="guidance needs the documents without their condition"):
     sampler.draw(documents, Sampling(guidance_scale=2.0), 0)
 
@@ -152,12 +236,14 @@ def test_form_of_what_is_drawn(sampler):
   drawn = sampler.draw(documents, Sampling(), 1)
   ended = []
   for document, ids in zip(documents, drawn):
-    end = document.ends[asked(document)[0]]
+    done, at_draws = filled(document, ids)      # as many as the form says
+    for at, one in zip(at_draws, ids, strict=True):
+      assert legal(document, at)[one]
+    end = document.ends[asked(document)[-1]]
     if end < 0:
-      assert len(ids) == len(asked(document)) and V.allowed("image")[ids].all()
+      assert len(ids) == len(asked(document)) and V.allowed("image", "location")[ids].all()
     else:
       ended.append(ids[-1] == end)
-      assert V.allowed("text")[ids[:-1]].all() and (ended[-1] or len(ids) == LIMIT and V.allowed("text")[ids[-1]])
   assert 0 < sum(ended) < len(ended)     # both happened
   pictures = [ids for n, ids in enumerate(drawn) if documents[n].inputs[0] == V.special("[text_to_image]")]
   assert len(pictures) == 24 and {len(ids) for ids in pictures} == {GRID[0] * GRID[1]}
@@ -214,7 +300,7 @@ def test_settings_out_of_range(sampler, setting, says):
 
 
 def test_nothing_to_draw(sampler):
-  whole = build(OBJECTIVES["text_to_image"](Codes((), np.zeros(GRID, np.int32)), np.random.default_rng(0), 0.0), V)
+  whole = build(OBJECTIVES["text_to_image"](Codes((), np.zeros(GRID, np.int32)), np.random.default_rng(0), DRAWING), V)
   with pytest.raises(ValueError, match="nothing to draw"):
     sampler.draw([whole], Sampling(), 0)
   assert sampler.draw([], Sampling(), 0) == []
@@ -223,8 +309,11 @@ def test_nothing_to_draw(sampler):
 def known(name: str, seed: int):
   """A document of training."""
   rng = np.random.default_rng(seed)
-  codes = Codes((rng.integers(0, 20, 4 + seed).astype(np.int32),), rng.integers(0, 30, GRID).astype(np.int32))
-  return build(OBJECTIVES[name](codes, rng, 0.0), V)
+  words = lambda: rng.integers(0, 20, 2 + seed).astype(np.int32)
+  codes = Codes((rng.integers(0, 20, 4 + seed).astype(np.int32),), rng.integers(0, 30, GRID).astype(np.int32),
+                objects=tuple((words(), rng.integers(0, 1024, 4).astype(np.int32)) for _ in range(2)),
+                questions=((words(), words()),))
+  return build(OBJECTIVES[name](codes, rng, DRAWING), V)
 
 
 def test_log_likelihood(sampler):
@@ -250,8 +339,8 @@ def test_a_target_depends_on_what_the_rule_shows_and_on_no_other(name):
 
   for seed in range(3):
     document = known(name, seed)
-    row, length = packed([document], 32), document.length
-    row = row._replace(inputs=np.arange(32, dtype=np.int32)[None])         # so every token has a row of the table
+    row, length = packed([document], 48), document.length
+    row = row._replace(inputs=np.arange(48, dtype=np.int32)[None])         # so every token has a row of the table
     depends = np.asarray(slope(params["embed"]["embedding"], row))[:length, :length] > 0
     seen = visible(document.order, document.visible_from, document.visible_until, np.ones(length, int))
     at = np.flatnonzero(document.loss_weights)
@@ -283,7 +372,7 @@ def test_packed_documents_do_not_know_each_other(sampler):
   assert np.array_equal(logits(one)[0, :first], logits(two)[0, :first])
   assert not np.array_equal(logits(one)[0, first:], logits(two)[0, first:])
   loss_of = jax.jit(sampler.language.loss)
-  loss, together = loss_of(sampler.params, packed(documents, ROW))
+  loss, together = loss_of(sampler.params, packed(documents, sum(d.length for d in documents) + 5))
   single = [loss_of(sampler.params, packed([d], ROW)) for d in documents]
   for n, (document, (_, alone)) in enumerate(zip(documents, single)):
     np.testing.assert_allclose(together.total[n], alone.total[0], rtol=1e-5)

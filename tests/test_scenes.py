@@ -168,3 +168,41 @@ def test_attribute_score():
   assert score(a._replace(colour="blue")) == 0.75 and score(a._replace(place="bottom")) == 0.75
   assert score(a, b) == 1      # what was not asked is the exact accuracy's business
   assert attribute_score(frozenset([a, b]), frozenset([a])) == 0.5
+
+
+def test_objects_are_what_is_drawn():
+  """Boxes are the things' own, but for what lies beyond the picture's edge; names say what they are."""
+  for record in records("val", c.Scenes(image_size=72, val_examples=30)):
+    scene = record.fields["scene"]
+    assert [one.name for one in record.objects] == [f"{t.size} {t.colour} {t.shape}" for t in scene.things]
+    boxes = np.array([one.box for one in record.objects])
+    assert 0 <= boxes.min() and boxes.max() <= 1 and np.abs(boxes - scene.boxes).max() < 0.01
+
+
+def test_questions():
+  """Every answer is true of the scene, told from its things alone; yes and no are about as frequent."""
+  yes = collections.Counter()
+  for record in records("val", DATA):
+    scene = record.fields["scene"]
+    at = {t.place: t for t in scene.things}
+    assert len(record.questions) == 7
+    for question, answer in record.questions:
+      place = next((p for p in sorted(PLACES, key=len, reverse=True) if f"the {p}" in question), None)
+      if question.startswith("how many"):
+        assert answer == str(len(scene.things))
+      elif "background" in question:
+        assert answer == scene.background
+      elif question.startswith("what colour"):
+        assert answer == at[place].colour
+      elif question.startswith("what shape"):
+        assert answer == at[place].shape
+      elif question.endswith("small or large?"):
+        assert answer == at[place].size
+      elif question.startswith("is there"):
+        colour, shape = question[len("is there a "):-1].split()
+        assert answer == ("yes" if any((t.colour, t.shape) == (colour, shape) for t in scene.things) else "no")
+        yes["there", answer] += 1
+      else:
+        assert answer == ("yes" if place in at else "no")
+        yes["at", answer] += 1
+  assert all(0.4 < yes[kind, "yes"] / (yes[kind, "yes"] + yes[kind, "no"]) < 0.6 for kind in ("there", "at"))

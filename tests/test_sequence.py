@@ -2,21 +2,26 @@
 import numpy as np
 import pytest
 
-from unitok.objectives import OBJECTIVES
+from unitok.config import Objectives
+from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes
+from unitok.objectives.glm import blanks
 from unitok.sequence import FOREVER, Part, build, visible
 from unitok.vocab import make_vocabulary
 
-V = make_vocabulary({"text": 10, "image": 10}, {})
+V = make_vocabulary({"text": 10, "image": 10, "location": 1024}, {})
 TEXT, IMAGE = 64, 74   # first ids
 PAD, PLACE, EOS, BOI, EOI = (V.special(name) for name in ("[pad]", "[place]", "[eos]", "[boi]", "[eoi]"))
 CAPTION = np.array([1, 2], np.int32)
 PICTURE = np.array([[5, 6], [7, 8]], np.int32)
-CODES = Codes((CAPTION,), PICTURE)
+BOXES = [np.array([0, 16, 32, 48], np.int32), np.array([512, 600, 700, 1023], np.int32)]
+CODES = Codes((CAPTION,), PICTURE, objects=((np.array([3, 4], np.int32), BOXES[0]), (np.array([5], np.int32), BOXES[1])),
+              questions=((np.array([6, 7], np.int32), np.array([8], np.int32)),))
+LOCATION = 84
 
 
-def document(name, codes=CODES):
-  return build(OBJECTIVES[name](codes, np.random.default_rng(0), 0.0), V)
+def document(name, codes=CODES, options=DRAWING):
+  return build(OBJECTIVES[name](codes, np.random.default_rng(0), options), V)
 
 
 def mask(sequence):
@@ -108,10 +113,194 @@ def test_infill_run_in_one():
   assert mask(s) == ["xx..", "xx..", "xxx.", "xx.x"]
 
 
+def test_image():
+  s = document("image")
+  assert s.inputs.tolist() == [V.special("[image]"), BOI, IMAGE + 5, IMAGE + 6, IMAGE + 7]
+  assert s.targets.tolist() == [BOI, IMAGE + 5, IMAGE + 6, IMAGE + 7, IMAGE + 8]
+  assert s.loss_weights.tolist() == [0, 1, 1, 1, 1]
+  assert mask(s) == ["x....", "xx...", "xxx..", "xxxx.", "xxxxx"]
+
+
+@pytest.mark.parametrize("share", (0.0, 1.0))
+def test_pair(share):
+  """Everything behind [pair] carries the loss but the [eoi], which always follows the picture."""
+  s = document("pair", options=Objectives(image_first=share))
+  task, picture = V.special("[pair]"), [IMAGE + n for n in (5, 6, 7, 8)]
+  if share:
+    assert s.inputs.tolist() == [task, BOI, *picture, EOI, TEXT + 1, TEXT + 2]
+    assert s.targets.tolist() == [BOI, *picture, EOI, TEXT + 1, TEXT + 2, EOS]
+    assert s.loss_weights.tolist() == [1, 1, 1, 1, 1, 0, 1, 1, 1]
+  else:
+    assert s.inputs.tolist() == [task, TEXT + 1, TEXT + 2, BOI, *picture[:-1]]
+    assert s.targets.tolist() == [TEXT + 1, TEXT + 2, BOI, *picture]
+    assert s.loss_weights.tolist() == [1] * 7
+  assert mask(s) == ["x" * n + "." * (s.length - n) for n in range(1, s.length + 1)]
+
+
+def test_prefix_lm():
+  """[prefix_lm] 1 2 | -1 -1: the known part is the prefix, seen both ways; what is drawn is causal."""
+  s = document("prefix_lm", Codes((np.array([1, 2, -1, -1], np.int32),)))
+  assert s.inputs.tolist() == [V.special("[prefix_lm]"), TEXT + 1, TEXT + 2, -1, -1]
+  assert s.targets.tolist() == [PAD, PAD, -1, -1, EOS]
+  assert s.loss_weights.tolist() == [0, 0, 1, 1, 1]
+  assert mask(s) == ["xxx..", "xxx..", "xxx..", "xxxx.", "xxxxx"]
+  cuts = {build(OBJECTIVES["prefix_lm"](CODES, np.random.default_rng(n), DRAWING), V).loss_weights.sum() for n in range(30)}
+  assert cuts == {1, 2, 3}     # two codes and the end, one, the end alone
+
+
+def test_glm_spans():
+  """The worked example of objectives/glm.py: blanks of a b c d e at b c and at e, the last one first."""
+  a, b, c, d, e = (np.int32(TEXT + n) for n in range(5))
+  task, gap, sop, eop = (V.special(name) for name in ("[glm_spans]", "[mask]", "[sop]", "[eop]"))
+  control = Part("special", np.array([task], np.int32))
+  s = build([control, *blanks(np.arange(5, dtype=np.int32), [(4, 5), (1, 3)], "[mask]")], V)
+  assert s.inputs.tolist() == [task, a, gap, d, gap, sop, e, sop, b, c]
+  assert s.targets[5:].tolist() == [e, eop, b, c, eop]
+  assert s.loss_weights.tolist() == [0] * 5 + [1] * 5
+  one, two = s.positions[:, 0], s.positions[:, 1] - s.positions[:, 0]
+  assert one.tolist() == [0, 1, 2, 3, 4, 4, 4, 2, 2, 2]
+  assert two.tolist() == [0, 0, 0, 0, 0, 1, 2, 1, 2, 3] and np.array_equal(s.positions[:, 1], s.positions[:, 2])
+  assert mask(s) == ["xxxxx.....",
+                     "xxxxx.....",
+                     "xxxxx.....",
+                     "xxxxx.....",
+                     "xxxxx.....",
+                     "xxxxxx....",
+                     "xxxxxxx...",
+                     "xxxxxxxx..",
+                     "xxxxxxxxx.",
+                     "xxxxxxxxxx"]
+
+
+def test_glm_document():
+  """0 1 | 2 3: [gmask] stands at position 1 = 3, behind the prefix, for all that is written."""
+  s = document("glm_document", Codes((np.array([0, 1, -1, -1], np.int32),)))
+  task, gap, sop = (V.special(name) for name in ("[glm_document]", "[gmask]", "[sop]"))
+  assert s.inputs.tolist() == [task, TEXT, TEXT + 1, gap, sop, -1, -1]
+  assert s.targets[4:].tolist() == [-1, -1, V.special("[eop]")] and s.loss_weights.tolist() == [0] * 4 + [1] * 3
+  assert s.positions[3:, 0].tolist() == [3, 3, 3, 3] and s.positions[3:, 1].tolist() == [3, 4, 5, 6]
+  assert mask(s) == ["xxxx...", "xxxx...", "xxxx...", "xxxx...", "xxxxx..", "xxxxxx.", "xxxxxxx"]
+
+
+def test_glm_beside_a_picture():
+  """[boi] 5 6 7 8 [eoi] stand in front, seen by all; their times count on."""
+  s = document("glm_document", Codes((np.array([0, -1], np.int32),), PICTURE))
+  assert s.inputs[1:7].tolist() == [BOI, IMAGE + 5, IMAGE + 6, IMAGE + 7, IMAGE + 8, EOI]
+  assert s.positions[6:, 0].tolist() == [4, 5, 6, 6, 6] and s.positions[9:, 1].tolist() == [7, 8]   # eoi a gap | sop -1
+  assert mask(s)[-1] == "x" * s.length and mask(s)[2] == "xxxxxx....."
+
+
+def test_glm_limits():
+  """All of it blank is the causal model, one token blank the cloze."""
+  text = np.arange(4, dtype=np.int32)
+  s = build(blanks(text, [(0, 4)], "[gmask]"), V)
+  assert mask(s) == ["x" * n + "." * (s.length - n) for n in range(1, s.length + 1)]
+  assert s.targets[1:].tolist() == [TEXT, TEXT + 1, TEXT + 2, TEXT + 3, V.special("[eop]")]
+  s = build(blanks(text, [(2, 3)], "[mask]"), V)
+  seen = dict(zip(s.targets[s.loss_weights > 0].tolist(), np.array(mask(s))[s.loss_weights > 0]))
+  assert seen[TEXT + 2] == "xxxxx."     # 0 1 [mask] 3 [sop]: all of the others, nothing of itself
+
+
+def test_parallel():
+  """2x2 in groups {8}, {6, 7}, kept 5: placeholders of a group see each other and what came before.
+
+  [parallel] 1 2 [boi] 5 | [place of 8] 8 | [place of 6] [place of 7], whose codes are the last and no inputs.
+  """
+  s = document("parallel", CODES._replace(groups=np.array([[-1, 1], [1, 0]])))
+  assert s.inputs.tolist() == [V.special("[parallel]"), TEXT + 1, TEXT + 2, BOI, IMAGE + 5, PLACE, IMAGE + 8, PLACE, PLACE]
+  assert s.targets.tolist() == [TEXT + 1, TEXT + 2, BOI, PAD, PAD, IMAGE + 8, PAD, IMAGE + 6, IMAGE + 7]
+  assert s.loss_weights.tolist() == [0, 0, 0, 0, 0, 1, 0, 1, 1]
+  assert s.positions[4:].tolist() == [[4, 4, 4], [4, 5, 5], [4, 5, 5], [4, 4, 5], [4, 5, 4]]
+  assert mask(s) == ["x........",
+                     "xx.......",
+                     "xxx......",
+                     "xxxx.....",
+                     "xxxxx....",
+                     "xxxxxx...",
+                     "xxxxx.x..",
+                     "xxxxx.xxx",
+                     "xxxxx.xxx"]
+
+
+def test_parallel_codes_see_their_group():
+  """Two groups of two: the codes of the first see each other, not their placeholders."""
+  s = build([Part("image", PICTURE, 1.0, groups=np.array([[0, 0], [1, 1]]))], V)
+  assert s.inputs.tolist() == [PLACE, PLACE, IMAGE + 5, IMAGE + 6, PLACE, PLACE]
+  assert mask(s) == ["xx....", "xx....", "..xx..", "..xx..", "..xxxx", "..xxxx"]
+
+
+def test_parallel_in_raster_order_with_groups_of_one():
+  """The ordinary factorisation: each code is predicted from those before it."""
+  s = build([Part("image", PICTURE, 1.0, groups=np.arange(4).reshape(2, 2))], V)
+  seen = visible(s.order, s.visible_from, s.visible_until, np.ones(s.length, int))
+  for i in np.flatnonzero(s.loss_weights):
+    wanted = [IMAGE + code for code in range(5, s.targets[i] - IMAGE)]
+    assert [token for token in s.inputs[seen[i]] if token != PLACE] == wanted
+
+
+def test_question():
+  """[question] [boi] 5 6 7 8 [eoi] 6 7 see each other; then [answer] 8, causal."""
+  s = document("question")
+  task, answer = V.special("[question]"), V.special("[answer]")
+  picture = [IMAGE + n for n in (5, 6, 7, 8)]
+  assert s.inputs.tolist() == [task, BOI, *picture, EOI, TEXT + 6, TEXT + 7, answer, TEXT + 8]
+  assert s.targets[9:].tolist() == [TEXT + 8, EOS] and s.loss_weights.tolist() == [0] * 9 + [1] * 2
+  assert s.positions[2:10, 0].tolist() == [2, 2, 2, 2, 4, 5, 6, 7]
+  assert mask(s) == ["x" * 9 + ".."] * 9 + ["x" * 10 + ".", "x" * 11]
+  about_nothing = document("question", CODES._replace(image=None))
+  assert about_nothing.inputs.tolist() == [task, TEXT + 6, TEXT + 7, answer, TEXT + 8]
+
+
+def test_detect():
+  """[detect] [boi] 5 6 7 8 [eoi], then box name [sep] of each object in either order and [eos], all learned."""
+  s = document("detect")
+  sep, one, two = V.special("[sep]"), [LOCATION + n for n in BOXES[0]], [LOCATION + n for n in BOXES[1]]
+  orders = [[*one, TEXT + 3, TEXT + 4, sep, *two, TEXT + 5, sep], [*two, TEXT + 5, sep, *one, TEXT + 3, TEXT + 4, sep]]
+  assert s.inputs[7:].tolist() in orders and s.targets[6:].tolist() == [*s.inputs[7:].tolist(), EOS]
+  assert s.inputs[:7].tolist() == [V.special("[detect]"), BOI, IMAGE + 5, IMAGE + 6, IMAGE + 7, IMAGE + 8, EOI]
+  assert s.loss_weights.tolist() == [0] * 6 + [1] * (s.length - 6)
+  rows = mask(s)
+  assert rows[2:6] == ["xxxxxx" + "." * (s.length - 6)] * 4
+  assert rows[6:] == ["x" * n + "." * (s.length - n) for n in range(7, s.length + 1)]
+  seen = {tuple(build(OBJECTIVES["detect"](CODES, np.random.default_rng(n), DRAWING), V).inputs[7:]) for n in range(20)}
+  assert seen == set(map(tuple, orders))
+
+
+def test_locate():
+  """A name, which no other object has, and its box; picture and name see each other."""
+  s = document("locate", CODES._replace(objects=(CODES.objects[1], CODES.objects[0], CODES.objects[1])))
+  assert s.inputs[:9].tolist() == [V.special("[locate]"), BOI, *(IMAGE + n for n in (5, 6, 7, 8)), EOI, TEXT + 3, TEXT + 4]
+  assert s.inputs[9:].tolist() == [V.special("[answer]"), *(LOCATION + n for n in BOXES[0][:3])]
+  assert s.targets[9:].tolist() == [LOCATION + n for n in BOXES[0]] and s.loss_weights.tolist() == [0] * 9 + [1] * 4
+  assert mask(s)[:9] == ["x" * 9 + "...."] * 9 and mask(s)[9:] == ["x" * n + "." * (13 - n) for n in range(10, 14)]
+
+
+def test_layout():
+  """Boxes and names, then the picture, causal."""
+  s = document("layout", CODES._replace(objects=CODES.objects[:1]))
+  assert s.inputs.tolist() == [V.special("[layout]"), *(LOCATION + n for n in BOXES[0]), TEXT + 3, TEXT + 4, V.special("[sep]"), BOI,
+                               IMAGE + 5, IMAGE + 6, IMAGE + 7]
+  assert s.loss_weights.tolist() == [0] * 8 + [1] * 4
+  assert mask(s) == ["x" * n + "." * (12 - n) for n in range(1, 13)]
+  empty = document("layout", options=Objectives(caption_drop=1.0))
+  assert empty.inputs[:2].tolist() == [V.special("[layout]"), BOI]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_orders_begin_at_zero(name):
+  """Padding alone has -1."""
+  assert document(name).order[0] == 0
+
+
+def test_hole_and_groups():
+  with pytest.raises(ValueError, match="'image': has a hole and groups; give the groups alone"):
+    build([Part("image", PICTURE, 1.0, np.ones((2, 2), bool), groups=np.zeros((2, 2), int))], V)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_drawn_form_is_the_training_form(name):
   """With what carries loss replaced by -1 the same arrays come out, except the ids; `fills` tells where they go."""
-  parts = OBJECTIVES[name](CODES, np.random.default_rng(0), 0.0)
+  parts = OBJECTIVES[name](CODES, np.random.default_rng(0), DRAWING)
   known = build(parts, V)
   drawn = build([part._replace(codes=np.where(part.hole if part.hole is not None else True, -1, part.codes))
                  if part.loss_weight else part for part in parts], V)
@@ -120,7 +309,7 @@ def test_drawn_form_is_the_training_form(name):
   by = np.flatnonzero((drawn.fills >= 0) & (drawn.fills < FOREVER))
   assert np.array_equal(known.inputs[drawn.fills[by]], known.targets[by])
   asked = (drawn.fills >= 0)
-  assert np.array_equal(asked, (known.loss_weights > 0) & (known.targets != EOS))
+  assert np.array_equal(asked, (known.loss_weights > 0) & (known.targets != known.ends))
 
 
 def test_padding_sees_and_is_seen_by_nothing():

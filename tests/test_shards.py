@@ -11,7 +11,7 @@ import pytest
 
 from unitok import config
 from unitok.data import shards
-from unitok.data.record import BadRecord, Record
+from unitok.data.record import BadRecord, Object, Record
 from unitok.data.shards import CodeShards, write_shards
 from unitok.modalities.image import ImageModality
 from unitok.modalities.text import train
@@ -61,6 +61,24 @@ def write(folder, source, text, **options):
 def content(folder):
   found = CodeShards(folder)
   return [shards.pack(found[i]) for i in range(len(found))]
+
+
+def test_objects_and_questions(tmp_path, text):
+  """Names, boxes, questions and answers come back; the manifest says how many records have them, and the longest."""
+  class Annotated(Source):
+    def __getitem__(self, index):
+      record = super().__getitem__(index)
+      objects = (Object("a ring", (0.0, 0.25, 0.5, 1.0)), Object("a", (0.5, 0.5, 1.0, 1.0)))[:index % 3]
+      return record._replace(objects=objects, questions=(("how many?", str(index)),) if index % 2 else ())
+  manifest = write(tmp_path, Annotated(9), text)
+  found = CodeShards(tmp_path)
+  assert manifest["with_objects"] == 6 and manifest["with_questions"] == 4 and manifest["most_objects"] == 2
+  assert [found[i].objects == () for i in range(9)] == [i % 3 == 0 for i in range(9)]
+  (name, box), (other, _) = found[5].objects
+  assert text.decode(name) == "a ring" and box.tolist() == [256, 0, 1023, 512] and text.decode(other) == "a"
+  assert [text.decode(part) for part in found[7].questions[0]] == ["how many?", "7"]
+  assert manifest["longest_name"] == len(name) and manifest["longest_question"] == len(text.encode("how many?"))
+  assert manifest["longest_answer"] == 1
 
 
 def test_what_is_written_is_read(tmp_path, text):

@@ -14,7 +14,9 @@ from unitok import config as c
 from unitok.data.shards import write_shards
 from unitok.data.sources import SPLITS, open_source
 from unitok.files import write_json
+from unitok.modalities.location import LocationModality
 from unitok.modalities.text import TextModality
+from unitok.objectives import NEEDS
 from unitok.run import load_image_tokenizer, read_vocabulary
 from unitok.vocab import Vocabulary, make_vocabulary
 
@@ -30,7 +32,10 @@ def run(config: c.Config, workdir: epath.Path) -> Vocabulary:
   workdir = epath.Path(workdir)
   text, image = TextModality.load(workdir / FOLDER), load_image_tokenizer(workdir)
   fingerprints = {"text": text.fingerprint, "image": image.fingerprint}
-  vocabulary, path = make_vocabulary({"text": text.size, "image": image.size}, fingerprints), workdir / "vocab.json"
+  sizes = {"text": text.size, "image": image.size}
+  if any("objects" in NEEDS.get(name, ()) for name, weight in config.decoder.tasks.items() if weight):
+    sizes["location"] = LocationModality.size    # last, and only where it is used: its ids cost memory and time
+  vocabulary, path = make_vocabulary(sizes, fingerprints), workdir / "vocab.json"
   if path.exists() and read_vocabulary(workdir).fingerprint != vocabulary.fingerprint:
     raise ValueError(f"{path}: of other tokenizers than this workdir's; remove it and {workdir / 'codes'} to encode "
                      "again (and train the decoder again), or use another workdir")

@@ -1,4 +1,6 @@
-"""Trains the text tokenizer on the captions of the training split: WORKDIR/text_tokenizer.
+"""Trains the text tokenizer on the training split: WORKDIR/text_tokenizer.
+
+On its captions, and on questions, answers and names of objects where the tasks use them.
 
     python -m train.text_tokenizer --config configs/scenes_demo.py --workdir runs/demo
 """
@@ -10,8 +12,9 @@ from etils import epath
 from train.stage import main
 from unitok import config as c
 from unitok.data.record import BadRecord
-from unitok.data.sources import captions, open_source
+from unitok.data.sources import open_source, texts
 from unitok.modalities import text
+from unitok.objectives import NEEDS
 
 FOLDER = "text_tokenizer"
 
@@ -54,14 +57,15 @@ def chosen(config: c.Config, counts: dict[str, int]) -> Iterator[str]:
   if config.text.max_captions < 1:
     raise ValueError(f"text.max_captions is {config.text.max_captions}, must be at least 1")
   source = open_source(config.data, "train")
+  kinds = tuple({kind for name, weight in config.decoder.tasks.items() if weight for kind in NEEDS.get(name, ())})
   for index in np.random.default_rng(0).permutation(len(source)):
     try:
-      texts = captions(source, int(index))
+      some = texts(source, int(index), kinds)
     except BadRecord:
       if config.data.on_bad != "skip":
         raise
       continue
-    for one in texts:
+    for one in some:
       if counts["captions"] == config.text.max_captions:
         return
       counts["captions"] += 1

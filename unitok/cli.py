@@ -51,6 +51,8 @@ class Drawing(Command):
 @dataclass(frozen=True, kw_only=True)
 class Generate(Drawing):
   """Draw a picture for each prompt."""
+  passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")] = None
+  """Draw in so many groups of codes (a model trained on the objective parallel); 0: code by code."""
   texts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT…", help_behavior_hint="")] = ()
   """Prompts; "" draws whatever the model likes."""
   prompts: Annotated[str, arg(metavar="FILE")] = ""
@@ -111,6 +113,21 @@ class Info(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explain(Command):
+  """Show an objective's document: its tokens, what each predicts and may see."""
+  objective: Annotated[str, arg(metavar="NAME")]
+  """Of unitok/objectives, e.g. text_to_image."""
+  model: Annotated[str, arg(metavar="DIR")] = ""
+  """Folder of a run, for one of its own records; else a small example."""
+  record: int = 0
+  """Number of the run's record, of its validation split."""
+  seed: int = 0
+  """Of what the objective leaves to chance."""
+  png: Annotated[str, arg(metavar="FILE")] = ""
+  """Draw the mask there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Validate(Command):
   """List every bad record of a data source: unitok validate FOLDER… or --config FILE, and any --data.FIELD VALUE."""
   sources: Annotated[Positional[tuple[str, ...]], arg(metavar="FOLDER…", help_behavior_hint="")] = ()
@@ -127,6 +144,7 @@ COMMANDS: dict[type[Command], Callable[..., commands.Said]] = {
     Complete: commands.complete,
     Reconstruct: commands.reconstruct,
     Info: commands.info,
+    Explain: commands.explain,
     Validate: commands.validate,
 }
 

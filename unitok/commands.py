@@ -148,6 +148,34 @@ def describe(folder: str) -> dict[str, Any]:
       "metrics": json.loads(metrics.read_text()) if metrics.is_file() else None}
 
 
+def explain(o) -> Said:
+  from unitok import explain as x
+  if o.model:
+    from unitok.checkpoint import read_config
+    from unitok.data.shards import CodeShards
+    from unitok.modalities.text import TextModality
+    from unitok.run import read_vocabulary
+    options = dataclasses.replace(read_config(o.model).decoder.objectives, caption_drop=0.0)
+    shards, vocabulary = CodeShards(Path(o.model) / "codes" / "val"), read_vocabulary(o.model)
+    if not 0 <= o.record < len(shards):
+      raise ValueError(f"--record {o.record}: must be in 0 .. {len(shards) - 1}, the records of {shards.folder}")
+    text = TextModality.load(Path(o.model) / "text_tokenizer")
+    document = x.document(o.objective, shards[o.record], vocabulary, o.seed, options)
+    name = x.named(vocabulary, text.piece)
+  else:
+    codes, vocabulary, name = x.example()
+    document = x.document(o.objective, codes, vocabulary, o.seed)
+  rows = x.rows(document, name)
+  lines = x.table(rows)
+  data = {"command": "explain", "objective": o.objective, "tokens": [dict(zip(x.COLUMNS, row)) for row in rows]}
+  said = Said(data, lines, x.COLUMNS, rows)
+  if o.png:
+    data["png"] = save(o.png, x.picture(document))
+    said.lines.append(data["png"])
+    said.notes.append(f"the mask: {data['png']}")
+  return said
+
+
 def _flat(value: dict, prefix: str = "") -> list[tuple[str, Any]]:
   """{"a": {"b": 1}} -> [("a.b", 1)]."""
   return [leaf for name, one in value.items()
@@ -194,7 +222,7 @@ def _open(o):
 def _sampling(o, default: c.Sampling) -> c.Sampling:
   """The default with what the command line says."""
   names = [f.name for f in dataclasses.fields(c.Sampling)]
-  return dataclasses.replace(default, **{n: getattr(o, n) for n in names if getattr(o, n) is not None})
+  return dataclasses.replace(default, **{n: getattr(o, n) for n in names if getattr(o, n, None) is not None})
 
 
 def _drawn(o, sampling: c.Sampling, start: float, outputs: list[dict]) -> dict:

@@ -163,6 +163,27 @@ class ImageTokenizer:
 
 
 @dataclass(frozen=True)
+class Objectives:
+  """How the objectives make their documents."""
+  caption_drop: float = 0.1
+  """Share of documents of text_to_image, infill and parallel without their caption (for guidance); of infill >= 0.3."""
+  image_first: float = 0.5
+  """pair: share of documents with the picture before the caption."""
+  holes: dict[str, float] = field(default_factory=lambda: dict(rectangles=1.0, patches=0.0, halves=0.0))
+  """infill: kind of hole -> its share. rectangles: one or two; patches: random squares; halves: all beyond a line."""
+  hole_share: tuple[float, float] = (0.1, 0.9)
+  """infill: least and greatest share of the picture that patches and halves mask."""
+  blank_share: float = 0.15
+  """glm_spans: least share of a text's tokens that is blanked."""
+  blank_length: float = 3.0
+  """glm_spans: mean length of a blank, Poisson, cut to 1 .. 39."""
+  least_groups: int = 4
+  """parallel: a picture is drawn in so many groups at least, and in as many as it has codes at most."""
+  raster_share: float = 0.1
+  """parallel: share of documents whose order is the raster's; it is random in the others."""
+
+
+@dataclass(frozen=True)
 class Decoder:
   """Decoder-only transformer over the one vocabulary."""
   layers: int = 4
@@ -178,8 +199,6 @@ class Decoder:
   """Rows and columns of a picture that have a learned embedding, added to the rotary positions; 0: none."""
   row_length: int = 256
   """Tokens of a packed training row."""
-  caption_drop: float = 0.1
-  """Share of text_to_image and infill examples whose caption is dropped (for guidance); of infill at least 0.3."""
   z_loss: float = 1e-4
   tasks: dict[str, float] = field(default_factory=lambda: dict(
       text_to_image=0.5, image_to_text=0.2, infill=0.25, text=0.05))
@@ -187,6 +206,7 @@ class Decoder:
   loss_weights: dict[str, float] = field(default_factory=lambda: dict(
       text_to_image=1.0, image_to_text=1.0, infill=1.0, text=1.0))
   """Objective -> weight of its targets in the loss (1 where not named): a caption has few beside a picture."""
+  objectives: Objectives = field(default_factory=Objectives)
   train: Train = field(default_factory=Train)
 
 
@@ -199,6 +219,8 @@ class Sampling:
   top_p: float = 1.0
   guidance_scale: float = 1.0
   """u + s (c - u); 1 is plain sampling."""
+  passes: int = 0
+  """Pictures are drawn in so many groups of codes (needs the objective parallel); 0: code by code."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,20 @@
     model.caption(pictures)                                                     # ["a small red circle …"]
 """
 import dataclasses
+import functools
 
 import numpy as np
 from etils import epath
 
 from unitok.checkpoint import read_config
 from unitok.config import Config, Sampling
+from unitok.data.record import Object
 from unitok.modalities.image import ImageModality
+from unitok.modalities.location import LocationModality
 from unitok.modalities.text import TextModality
-from unitok.objectives import OBJECTIVES
+from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes
+from unitok.objectives.parallel import SCHEDULES, in_groups
 from unitok.run import load_decoder, load_image_tokenizer
 from unitok.sampling import rules
 from unitok.sampling.sampler import Sampler
@@ -58,12 +62,27 @@ class Model:
                batch_size: int = BATCH) -> np.ndarray:
     """One picture a prompt, u8[n H W 3]; "" draws from the null caption. ValueError for a prompt that is too long."""
     sampling = self.config.sampling if sampling is None else sampling
-    empty = np.full(self.image.grid, -1, np.int32)
-    documents = [self._document("text_to_image", text, empty, f"prompt {n}") for n, text in self._encoded(prompts)]
-    drawn = self._draw(documents, sampling, seed, batch_size,
-                       lambda n: self._document("text_to_image", None, empty))
-    codes = [self.vocabulary.to_codes("image", ids) for ids in drawn]
-    return self.image.decode(np.array(codes, np.int32).reshape(-1, *self.image.grid))
+    rules.check(sampling)
+    empty, order, groups = np.full(self.image.grid, -1, np.int32), np.arange(int(np.prod(self.image.grid))), None
+    if sampling.passes > order.size:
+      raise ValueError(f"sampling.passes: {sampling.passes} are more than the {order.size} codes of a picture")
+    if sampling.passes:     # all pictures in one order, chosen by the seed
+      groups = in_groups(np.random.default_rng(seed).permutation(order.size),
+                         SCHEDULES["cosine"](order.size, sampling.passes))
+      order, groups = np.argsort(groups, kind="stable"), groups.reshape(empty.shape)
+    document = functools.partial(self._document, "parallel" if sampling.passes else "text_to_image", image=empty,
+                                 groups=groups)
+    documents = [document(text=text, where=f"prompt {n}") for n, text in self._encoded(prompts)]
+    return self._pictures_of(self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None)), order)
+
+  def arrange(self, layouts: list[list[Object]], sampling: Sampling | None = None, seed: int = 0,
+              batch_size: int = BATCH) -> np.ndarray:
+    """u8[n H W 3]: a picture for each list of objects, what is asked for and where."""
+    sampling, empty = self.config.sampling if sampling is None else sampling, np.full(self.image.grid, -1, np.int32)
+    objects = [tuple((self.text.encode(one.name), LocationModality().encode(one.box)) for one in layout) for layout in layouts]
+    documents = [self._document("layout", None, empty, f"layout {n}", objects=some) for n, some in enumerate(objects)]
+    return self._pictures_of(self._draw(documents, sampling, seed, batch_size,
+                                        lambda n: self._document("layout", None, empty)), np.arange(empty.size))
 
   def caption(self, images: np.ndarray, sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
               batch_size: int = BATCH) -> list[str]:
@@ -72,6 +91,44 @@ class Model:
     unknown = np.full(limit, -1, np.int32)
     documents = [self._document("image_to_text", unknown, image) for image in codes]
     return [self._text(ids) for ids in self._draw(documents, _plain(sampling), seed, batch_size)]
+
+  def answer(self, images: np.ndarray, questions: list[str], sampling: Sampling | None = None, seed: int = 0,
+             limit: int = LIMIT, batch_size: int = BATCH) -> list[str]:
+    """An answer of at most `limit` text codes to the question about each of u8[n H W 3]; greedy unless `sampling` says."""
+    images = self._pictures(images)
+    asked, documents = self._encoded(questions, len(images)), []
+    for (n, question), image in zip(asked, self.image.encode(images)):
+      most = min(limit, self._limit("image_to_text", limit, len(question) + 1, f"question {n}"))
+      documents.append(self._document("question", None, image, f"question {n}",
+                                      questions=((question, np.full(most, -1, np.int32)),)))
+    return [self._text(ids) for ids in self._draw(documents, _plain(sampling), seed, batch_size)]
+
+  def locate(self, images: np.ndarray, names: list[str], sampling: Sampling | None = None, seed: int = 0,
+             batch_size: int = BATCH) -> np.ndarray:
+    """f32[n 4]: the box x0 y0 x1 y1, shares of the sides, of what is named in each of u8[n H W 3]."""
+    images, unknown = self._pictures(images), np.full(4, -1, np.int32)
+    documents = [self._document("locate", None, image, f"name {n}", objects=((name, unknown),))
+                 for (n, name), image in zip(self._encoded(names, len(images)), self.image.encode(images))]
+    drawn = self._draw(documents, _plain(sampling), seed, batch_size)
+    codes = [self.vocabulary.to_codes("location", ids) for ids in drawn]
+    return LocationModality().decode(np.array(codes, np.int32).reshape(-1, 4))
+
+  def fill(self, texts: list[list[str | None]], sampling: Sampling | None = None, seed: int = 0, limit: int = 8,
+           batch_size: int = BATCH) -> list[list[str]]:
+    """What belongs into the gaps of each text: ["a small ", None, " at the top"] -> ["red circle"].
+
+    A gap takes at most `limit` text codes; greedy unless `sampling` says. ValueError for a text without a gap, or with
+    two side by side.
+    """
+    documents = []
+    for n, text in enumerate(texts):
+      parts = [np.full(limit, -1, np.int32) if part is None else self.text.encode(part) for part in text]
+      open_ends = [part is None for part, codes in zip(text, parts) if codes.size]
+      if not any(open_ends) or any(a and b for a, b in zip(open_ends, open_ends[1:])):
+        raise ValueError(f"text {n}: give a list of texts and gaps (None) that do not touch, at least one gap")
+      documents.append(self._document("glm_spans", np.concatenate(parts), None, f"text {n}"))
+    drawn = self._draw(documents, _plain(sampling), seed, batch_size)
+    return [self._spans(document, ids) for document, ids in zip(documents, drawn)]
 
   def infill(self, images: np.ndarray, masks: np.ndarray, prompts: list[str] | None = None,
              sampling: Sampling | None = None, seed: int = 0, keep_original: bool = False,
@@ -148,13 +205,18 @@ class Model:
                        "unitok.data.pictures.square reads a file as that")
     return images
 
-  def _document(self, objective: str, text: np.ndarray | None, image: np.ndarray | None, where: str = "") -> Sequence:
-    """The objective's document; text None is the null caption. ValueError where it is longer than a training row."""
+  def _document(self, objective: str, text: np.ndarray | None, image: np.ndarray | None, where: str = "",
+                **more) -> Sequence:
+    """The objective's document; text None is the null caption, `more` are Codes' other fields.
+
+    ValueError where it is longer than a training row.
+    """
     if not self.config.decoder.tasks.get(objective):
       raise ValueError(f"{objective}: this model was not trained for it (decoder.tasks has no share of it); "
                        "train one with --decoder.tasks")
     text = np.zeros(0, np.int32) if text is None else text
-    document = build(OBJECTIVES[objective](Codes((text,), image), np.random.default_rng(0), 0.0), self.vocabulary)
+    codes = Codes((text,), image, **more)
+    document = build(OBJECTIVES[objective](codes, np.random.default_rng(0), DRAWING), self.vocabulary)
     row = self.config.decoder.row_length
     if document.length > row:
       most = len(text) - (document.length - row)
@@ -189,6 +251,29 @@ class Model:
       nulls = [null(start + n) for n in range(len(some))] if sampling.guidance_scale != 1.0 else None
       out += self.sampler.draw(some, sampling, seed, nulls, first_row=start)
     return out
+
+  def _pictures_of(self, drawn: list[np.ndarray], order: np.ndarray) -> np.ndarray:
+    """u8[n H W 3] of pictures whose codes were drawn in this order of places."""
+    codes = np.empty((len(drawn), order.size), np.int32)
+    for row, ids in zip(codes, drawn):
+      row[order] = self.vocabulary.to_codes("image", ids)
+    return self.image.decode(codes.reshape(-1, *self.image.grid))
+
+  def _spans(self, document: Sequence, ids: np.ndarray) -> list[str]:
+    """The texts of a document's blanks, in the order they have in the text, from what was drawn for them."""
+    end, at = self.vocabulary.special("[eop]"), np.flatnonzero(document.fills >= 0)
+    begins = at[document.inputs[at] >= 0]
+    lengths = np.diff(np.append(np.searchsorted(at, begins), len(at)))
+    places, found, left = document.positions[begins, 0], [], list(ids)
+    for most in lengths:
+      one = []
+      while len(one) < most:
+        one.append(left.pop(0))
+        if one[-1] == end:
+          one.pop()
+          break
+      found.append(self.text.decode(self.vocabulary.to_codes("text", np.array(one, np.int32))))
+    return [found[n] for n in np.argsort(places)]
 
   def _text(self, ids: np.ndarray) -> str:
     ended = ids.size and ids[-1] == self.vocabulary.special("[eos]")

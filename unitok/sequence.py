@@ -12,6 +12,7 @@ token's prediction it is. The shift from ids to (inputs, targets) happens here a
     targets    a    b [boi]  7    3
     weights    0    0   0    1    1
 """
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,16 @@ AXES = 3  # positions: time, row, column
 
 
 class Part(NamedTuple):
-  """A run of tokens of one block, as an objective returns it."""
+  """A run of tokens of one block, as an objective returns it. At most one of `hole` and `groups` is given."""
   block: str
   codes: np.ndarray                     # i32[n] local codes, or i32[h w] for a picture; -1: to be drawn
   loss_weight: float = 0.0              # of each of its tokens as a target
   hole: np.ndarray | None = None        # bool like codes: the masked places; the others are context seen by all
   end: str = ""                         # control token that closes it, predicted with the same weight
+  groups: np.ndarray | None = None      # i32 like codes: which group a place is drawn in, 0 first; -1 is context
+  positions: np.ndarray | None = None   # i32[n 3], added to the part's time; left out: one after another, or a grid's
+  end_is_input: bool = True             # False: the end is predicted and never an input (GLM's [eop])
+  together: bool = False                # its context and the tokens right before it see each other
 
 
 class Sequence(NamedTuple):
@@ -70,78 +75,112 @@ PADDING = dict(inputs=0, targets=0, loss_weights=0.0, order=-1, visible_from=FOR
 def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
   """The document of a list of parts.
 
-  A part without a hole is causal: its n-th token has the next order, sees all before it and is
-  predicted by the token before it. A part with a hole stands as: the kept codes, which share one
-  order and see each other; then, for every run of masked places in raster order, a [place] token at
-  the run's first position that predicts its first code and is seen by nobody later, and the run's
-  codes, each predicting the next.
+  A part is causal: its n-th token has the next order, sees all before it and is predicted by the token before it.
+  A part with a hole stands as: the kept codes, which share one order and see each other; then, for every run of masked
+  places in raster order, a [place] token at the run's first position that predicts its first code and is seen by nobody
+  later, and the run's codes, each predicting the next. (A hole that is nowhere leaves context alone: a bidirectional
+  prompt; with `together` it goes on over several parts.)
+  A part with groups stands as: the kept codes, as above; then, for every group, a [place] token for each of its places,
+  which predicts the code there, and then its codes, which predict nothing. Tokens of a group see each other.
+
+  Time goes on by the part's length, or by the longer side of a picture; not at all where positions are given, so that
+  what follows in the row may stand anywhere.
   """
-  names = [b.name for b in vocabulary.blocks]
-  pad, place = vocabulary.special("[pad]"), vocabulary.special("[place]")
-  ids, order, seen_from, seen_until, positions = [], [], [], [], []
-  predictor, weight, kind, end_id = [], [], [], []  # of each token as a target; -1: predicted by nobody
-  now, time, length = 0, 0, 0
-
-  def add(token_ids, orders, until, where, predicted_by, loss_weight, block, end):
-    nonlocal length
-    n = len(token_ids)
-    ids.append(token_ids), order.append(orders), seen_until.append(np.broadcast_to(np.int32(until), n))
-    seen_from.append(orders), positions.append(where), predictor.append(predicted_by)
-    weight.append(np.full(n, loss_weight, np.float32)), kind.append(np.full(n, block, np.int32))
-    end_id.append(np.full(n, end, np.int32))
-    length += n
-
+  out = _Tokens(vocabulary)
   for part in parts:
+    if part.hole is not None and part.groups is not None:
+      raise ValueError(f"part {part.block!r}: has a hole and groups; give the groups alone, with -1 for what is kept")
     codes = np.asarray(part.codes, np.int32)
-    flat_ids, block = vocabulary.to_ids(part.block, codes.ravel()), names.index(part.block)
-    end = vocabulary.special(part.end) if part.end else -1
-    n = codes.size
-    if codes.ndim == 2:
-      rows, columns = np.divmod(np.arange(n, dtype=np.int32), np.int32(codes.shape[1]))
-      where = np.stack([np.full(n, time, np.int32), time + rows, time + columns], -1)
-      time += max(codes.shape)
+    ids, where = vocabulary.to_ids(part.block, codes.ravel()), out.time + _positions(part, codes)
+    add = functools.partial(out.add, block=part.block, weight=part.loss_weight)
+    if part.groups is not None:
+      _add_groups(out, part, add, ids, where, np.asarray(part.groups, np.int32).ravel())
+    elif part.hole is not None:
+      _add_runs(out, part, add, ids, where, np.asarray(part.hole, bool).ravel())
     else:
-      where = np.repeat(np.arange(time, time + n, dtype=np.int32)[:, None], AXES, 1)
-      time += n
-    if part.hole is None:
-      add(flat_ids, now + np.arange(n, dtype=np.int32), FOREVER, where,
-          np.arange(length - 1, length + n - 1), part.loss_weight, block, end)
-      now += n
-    else:
-      hole = np.asarray(part.hole, bool).ravel()
-      kept = np.flatnonzero(~hole)
-      if kept.size:
-        add(flat_ids[kept], np.full(kept.size, now, np.int32), FOREVER, where[kept],
-            np.full(kept.size, -1), 0.0, block, -1)
-        now += 1
-      masked = np.flatnonzero(hole)
-      for run in np.split(masked, np.flatnonzero(np.diff(masked) > 1) + 1) if masked.size else ():
-        add(np.array([place], np.int32), np.array([now], np.int32), now, where[run[:1]],
-            np.array([-1]), 0.0, block, -1)
-        add(flat_ids[run], now + 1 + np.arange(run.size, dtype=np.int32), FOREVER, where[run],
-            np.arange(length - 1, length + run.size - 1), part.loss_weight, block, -1)
-        now += 1 + run.size
+      add(ids, where, orders=out.now + np.arange(ids.size), by=out.length - 1 + np.arange(ids.size), end=part.end)
+    if part.positions is None:
+      out.time += max(codes.shape)
     if part.end:
-      where = np.full((1, AXES), time, np.int32)
-      add(np.array([end], np.int32), np.array([now], np.int32), FOREVER, where,
-          np.array([length - 1]), part.loss_weight, block, end)
-      now, time = now + 1, time + 1
+      add(vocabulary.special(part.end), [out.time] * AXES, orders=[out.now], by=[out.length - 1], end=part.end,
+          until=FOREVER if part.end_is_input else -1)
+      out.time += part.end_is_input
+  return out.sequence()
 
-  ids, predictor, weight = np.concatenate(ids), np.concatenate(predictor), np.concatenate(weight)
-  targets = np.full(length, pad, np.int32)
-  weights = np.zeros(length, np.float32)
-  blocks, ends, fills = (np.full(length, -1, np.int32) for _ in range(3))
-  at = np.flatnonzero(predictor >= 0)
-  by = predictor[at]
-  targets[by], weights[by] = ids[at], weight[at]
-  blocks[by], ends[by] = np.concatenate(kind)[at], np.concatenate(end_id)[at]
-  unknown = ids[at] < 0
-  fills[by[unknown]] = at[unknown]
-  stop = int(by.max()) + 1 if at.size else length  # what predicts nothing and is followed by nothing is no input
-  fills = np.where(fills < stop, fills, FOREVER)    # the last drawn token is no input, but still drawn
-  return Sequence(ids[:stop], targets[:stop], weights[:stop], np.concatenate(order)[:stop],
-                  np.concatenate(seen_from)[:stop], np.concatenate(seen_until)[:stop],
-                  np.concatenate(positions)[:stop], blocks[:stop], ends[:stop], fills[:stop])
+
+def _positions(part: Part, codes: np.ndarray) -> np.ndarray:
+  """i32[n 3] of a part at time 0."""
+  if part.positions is not None:
+    return np.asarray(part.positions, np.int32).reshape(codes.size, AXES)
+  if codes.ndim == 1:
+    return np.repeat(np.arange(codes.size, dtype=np.int32)[:, None], AXES, 1)
+  rows, columns = np.divmod(np.arange(codes.size, dtype=np.int32), np.int32(codes.shape[1]))
+  return np.stack([np.zeros_like(rows), rows, columns], -1)
+
+
+def _add_kept(out, part, add, ids, where, kept):
+  if kept.any():
+    add(ids[kept], where[kept], orders=np.full(kept.sum(), max(out.now - part.together, 0)), weight=0.0, block=None)
+
+
+def _add_runs(out, part, add, ids, where, hole):
+  _add_kept(out, part, add, ids, where, ~hole)
+  masked = np.flatnonzero(hole)
+  for run in np.split(masked, np.flatnonzero(np.diff(masked) > 1) + 1) if masked.size else ():
+    out.ask(where[run[:1]])
+    add(ids[run], where[run], orders=out.now + np.arange(run.size), by=out.length - 1 + np.arange(run.size))
+
+
+def _add_groups(out, part, add, ids, where, groups):
+  _add_kept(out, part, add, ids, where, groups < 0)
+  for group in np.unique(groups[groups >= 0]):
+    places = np.flatnonzero(groups == group)
+    first = out.length
+    out.ask(where[places])
+    add(ids[places], where[places], orders=np.full(places.size, out.now), by=first + np.arange(places.size))
+
+
+class _Tokens:
+  """The columns of a document under construction; `now` is the next order, `time` the next position."""
+
+  def __init__(self, vocabulary: Vocabulary):
+    self.vocabulary, self.names = vocabulary, [b.name for b in vocabulary.blocks]
+    self.now = self.time = self.length = 0
+    self.columns = []   # (ids, order, until, positions, predicted by, weight, block, end) of each token as a target
+
+  def add(self, ids, where, *, orders, by=None, until=FOREVER, weight=0.0, block=None, end=""):
+    """n tokens; `by` are the places of what predicts them, `block` and `end` what is legal there."""
+    ids = np.atleast_1d(np.asarray(ids, np.int32))
+    n, full = len(ids), lambda value, kind=np.int32: np.full(len(ids), value, kind)
+    orders = np.asarray(orders, np.int32)
+    by = full(-1) if by is None else np.asarray(by, np.int32)
+    self.columns.append((ids, orders, full(until), np.asarray(where, np.int32).reshape(n, AXES), by,
+                         full(weight, np.float32), full(self.names.index(block) if block else -1),
+                         full(self.vocabulary.special(end) if end else -1)))
+    self.length += n
+    self.now = int(orders.max()) + 1 if n else self.now
+
+  def ask(self, where):
+    """[place] tokens, which nobody sees later."""
+    n, place = len(where), self.vocabulary.special("[place]")
+    self.add(np.full(n, place), where, orders=np.full(n, self.now), until=self.now)
+
+  def sequence(self) -> Sequence:
+    ids, order, until, positions, by, weight, block, end = (np.concatenate(column) for column in zip(*self.columns))
+    # what is predicted and never an input leaves the row; its predictor keeps it as the target
+    is_input = until >= 0
+    targets = np.full(self.length, self.vocabulary.special("[pad]"), np.int32)
+    weights = np.zeros(self.length, np.float32)
+    blocks, ends, fills = (np.full(self.length, -1, np.int32) for _ in range(3))
+    at = np.flatnonzero(by >= 0)
+    targets[by[at]], weights[by[at]], blocks[by[at]], ends[by[at]] = ids[at], weight[at], block[at], end[at]
+    unknown = at[ids[at] < 0]
+    fills[by[unknown]] = unknown
+    is_input[(int(by.max()) + 1 if at.size else self.length):] = False   # predicts nothing, followed by nothing
+    new = np.where(is_input, np.cumsum(is_input, dtype=np.int32) - 1, FOREVER)  # drawn, but no input: FOREVER
+    fills = np.where(fills >= 0, new[fills], -1).astype(np.int32)
+    return Sequence(*(column[is_input] for column in (
+        ids, targets, weights, order, order, until, positions, blocks, ends, fills)))
 
 
 def visible(order, visible_from, visible_until, segment_ids):

@@ -11,7 +11,10 @@ from functools import cached_property
 import numpy as np
 
 SPECIAL = ("[pad]", "[place]", "[eos]", "[boi]", "[eoi]",
-           "[text]", "[text_to_image]", "[image_to_text]", "[infill]")
+           "[text]", "[text_to_image]", "[image_to_text]", "[infill]",
+           "[image]", "[pair]", "[prefix_lm]", "[parallel]", "[glm_spans]", "[glm_document]",
+           "[mask]", "[gmask]", "[sop]", "[eop]",
+           "[question]", "[answer]", "[detect]", "[locate]", "[layout]", "[sep]")
 """Control tokens by code; the block has room for more, so that new ones move nothing."""
 SPECIAL_SIZE = 64
 

@@ -2,7 +2,8 @@
 
 Captions come from, in this order: a `metadata.jsonl` or `metadata.csv` in any folder (its `file_name`s are relative
 to it; pictures below it that it does not list are left out), a `.txt` beside each picture (one caption a line),
-class subfolders (at least two; the name with _ and - as blanks), or nowhere (pictures alone).
+class subfolders (at least two; the name with _ and - as blanks), or nowhere (pictures alone). A metadata.jsonl may also
+hold `questions` and `objects` (data/annotations.py).
 The split is the `split` field, else a first folder train/, val/ (validation, valid, dev) or test/ (val where there is
 no val, else read by `unitok validate` alone), else `val_share` by a hash of the name. The metadata is read and checked
 at opening, pictures when asked for.
@@ -13,7 +14,7 @@ import os
 from collections.abc import Iterator
 
 from unitok import config
-from unitok.data import captions, listing, pictures
+from unitok.data import annotations, captions, listing, pictures
 from unitok.data.listing import Bad, Row
 from unitok.data.record import BadRecord, Record
 
@@ -33,8 +34,10 @@ class Folder:
 
   def __getitem__(self, index: int) -> Record:
     row = self._row(index)
-    image = pictures.square(os.path.join(self.data.path, row.key), row.key, self.data)
-    return Record(row.key, image, row.captions, row.fields)
+    image = pictures.load(os.path.join(self.data.path, row.key), row.key, self.data.background)
+    objects = annotations.placed(row.objects, image.shape[:2], self.data.resize, row.where)
+    image = pictures.resize(image, self.data.image_size, self.data.resize, self.data.background)
+    return Record(row.key, image, row.captions, row.fields, objects, row.questions)
 
   def captions(self, index: int) -> tuple[str, ...]:
     """The captions of a record, without reading its picture. BadRecord as `[index]`."""

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unitok import config
-from unitok.data import captions, pictures
+from unitok.data import annotations, captions, pictures
+from unitok.data.annotations import Boxed
 from unitok.data.record import BadRecord
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -32,6 +33,8 @@ class Row(NamedTuple):
   captions: tuple[str, ...]     # as written, before the template
   fields: dict[str, Any]
   split: str                    # "" where nothing says
+  objects: tuple[Boxed, ...] = ()
+  questions: tuple[tuple[str, str], ...] = ()
 
 
 class Bad(NamedTuple):
@@ -101,7 +104,8 @@ def _read_metadata(data: config.ImageFolder, root: Path, name: str) -> list[Row 
   folder, rows, real = posixpath.dirname(name), [], {}
   inside = os.path.realpath(root / folder)
   objects = [fields for _, fields in lines if isinstance(fields, dict)]
-  alone = not data.text_field and all(set(fields) <= {"file_name", "split"} for fields in objects)
+  silent = {"file_name", "split", "objects", "questions"}
+  alone = not data.text_field and all(set(fields) <= silent for fields in objects)
   for where, fields in lines:
     if isinstance(fields, BadRecord):
       rows.append(Bad(fields))
@@ -113,7 +117,8 @@ def _read_metadata(data: config.ImageFolder, root: Path, name: str) -> list[Row 
       _check_inside(root / folder, inside, file_name, where, real)
       texts = () if alone else _captions(data, fields, where)
       key = posixpath.join(folder, file_name)
-      rows.append(Row(key, where, texts, {**fields, "file_name": key}, split))
+      rows.append(Row(key, where, texts, {**fields, "file_name": key}, split, annotations.objects(fields, where),
+                      annotations.questions(fields, where)))
     except BadRecord as error:
       rows.append(Bad(error, split))
   return rows

@@ -10,8 +10,8 @@ import grain
 import numpy as np
 
 from unitok import config
-from unitok.data.shards import CodeShards
-from unitok.objectives import NEEDS, OBJECTIVES, possible
+from unitok.data.shards import LONGEST, CodeShards
+from unitok.objectives import NEEDS, OBJECTIVES, check, possible
 from unitok.objectives.codes import Codes
 from unitok.sequence import AXES, PADDING, Batch, build
 from unitok.sequence import Sequence as Document
@@ -34,7 +34,8 @@ def task_names(decoder: config.Decoder, vocabulary: Vocabulary) -> list[str]:
   """"objective/block" of every target that carries loss, in the order of OBJECTIVES; `Batch.tasks` are its indices."""
   names = []
   for objective in mixture(decoder):
-    parts = OBJECTIVES[objective](_example(1, (4, 4)), np.random.default_rng(0), 0.0)
+    example = largest(dict.fromkeys(LONGEST, 1), (4, 4))
+    parts = OBJECTIVES[objective](example, np.random.default_rng(0), decoder.objectives)
     names += dict.fromkeys(f"{objective}/{part.block}" for part in parts if part.loss_weight > 0)
   for name in names:
     vocabulary.block(name.split("/")[1])
@@ -43,6 +44,7 @@ def task_names(decoder: config.Decoder, vocabulary: Vocabulary) -> list[str]:
 
 def mixture(decoder: config.Decoder) -> dict[str, float]:
   """Objective -> weight above 0, in the order of OBJECTIVES. ValueError for an unknown one, or bad weights."""
+  check(decoder.objectives)
   for field, least in (("tasks", 0.0), ("loss_weights", 1e-6)):
     for name, weight in getattr(decoder, field).items():
       if name not in OBJECTIVES:
@@ -115,12 +117,12 @@ class _Examples:
           raise ValueError(f"{one.folder}: its codes were made by the {name} tokenizer {fingerprint}, the vocabulary's "
                            f"is {vocabulary.fingerprints.get(name)}; encode again with this run's tokenizers")
     manifests = [one.manifest for one in shards]
-    usable = sum(m[f"with_{'both' if len(NEEDS[name]) > 1 else NEEDS[name][0]}"] for m in manifests for name in weights)
+    usable = sum(_usable(m, NEEDS[name]) for m in manifests for name in weights)
     if not usable:
       raise ValueError(f"{', '.join(str(one.folder) for one in shards) or 'shards'}: no record can be used by "
                        f"{', '.join(weights)}; add captions to the pictures, or change decoder.tasks")
     self.shards = shards
-    self.longest = max(m["longest_text"] for m in manifests)
+    self.longest = {name: max(m[name] for m in manifests) for name in LONGEST}
     self.grid = tuple(max(m["grid"][axis] for m in manifests) for axis in (0, 1))
     self.ends = np.cumsum([len(one) for one in shards])
 
@@ -160,7 +162,7 @@ class _Documents:
     raise self.too_long(name, codes, document.length)
 
   def draw(self, name: str, codes: Codes, rng: np.random.Generator) -> Document:
-    document = build(OBJECTIVES[name](codes, rng, self.decoder.caption_drop), self.vocabulary)
+    document = build(OBJECTIVES[name](codes, rng, self.decoder.objectives), self.vocabulary)
     weight = np.float32(self.decoder.loss_weights.get(name, 1.0))
     return document._replace(loss_weights=document.loss_weights * weight)
 
@@ -170,7 +172,7 @@ class _Documents:
 
   def try_longest(self, examples: _Examples) -> None:
     """ValueError, with the length that is enough, where the longest caption or largest picture makes one too long."""
-    codes = _example(examples.longest, examples.grid)
+    codes = largest(examples.longest, examples.grid)
     for name in self.weights:
       if possible(name, codes):
         longest = max(self.draw(name, codes, np.random.default_rng(seed)).length for seed in range(TRIES))
@@ -178,7 +180,15 @@ class _Documents:
           raise self.too_long(name, codes, longest)
 
 
-def _example(length: int, grid: tuple[int, int]) -> Codes:
-  """Zeros of the largest form a record may have; nothing where there is none."""
-  text = (np.zeros(length, np.int32),) if length else ()
-  return Codes(text, np.zeros(grid, np.int32) if all(grid) else None, "the record with the longest caption")
+def _usable(manifest: dict, needs: tuple[str, ...]) -> int:
+  """Records that have all an objective needs, at most."""
+  return manifest["with_both"] if needs == ("image", "text") else min(manifest[f"with_{kind}"] for kind in needs)
+
+
+def largest(longest: dict[str, int], grid: tuple[int, int]) -> Codes:
+  """Zeros of the largest form a record may have; nothing where there is none. longest: as a manifest has it."""
+  zeros = lambda name: np.zeros(longest[name], np.int32)
+  objects = ((zeros("longest_name"), np.zeros(4, np.int32)),) * longest["most_objects"]
+  questions = ((zeros("longest_question"), zeros("longest_answer")),) if longest["longest_answer"] else ()
+  return Codes((zeros("longest_text"),) if longest["longest_text"] else (), np.zeros(grid, np.int32) if all(grid) else None,
+               "the record with the longest caption", objects=objects, questions=questions)

@@ -4,12 +4,20 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 
+class Object(NamedTuple):
+  """Something in a picture."""
+  name: str
+  box: tuple[float, float, float, float]   # x0, y0, x1, y1, shares of the picture's sides in 0 .. 1
+
+
 class Record(NamedTuple):
   """One example before encoding."""
   key: str                       # unique in its source and stable between runs
   image: np.ndarray | None       # u8[image_size image_size 3] RGB, or None where there is text alone
   captions: tuple[str, ...]      # with the template applied; empty where there is no text
   fields: dict[str, Any] = {}    # everything else the record carries: truth, split, style
+  objects: tuple[Object, ...] = ()
+  questions: tuple[tuple[str, str], ...] = ()   # (question, answer) each
 
 
 class BadRecord(ValueError):

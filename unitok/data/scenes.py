@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unitok.config import Scenes
-from unitok.data.record import Record
+from unitok.data.record import Object, Record
 
 COLOURS = dict(red=(225, 30, 35), orange=(250, 140, 20), yellow=(245, 230, 50), green=(40, 170, 60),
                cyan=(70, 215, 230), blue=(40, 70, 225), purple=(135, 45, 170), pink=(250, 140, 195))
@@ -133,6 +133,31 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
   return TEMPLATES[rng.integers(len(TEMPLATES))](shuffled)
 
 
+def questions(scene: Scene, rng: np.random.Generator) -> tuple[tuple[str, str], ...]:
+  """A question of each kind, with its answer in a word or two.
+
+  Half of those for yes or no are answered yes. Colours and shapes are asked for at a place, so the answer is one.
+  """
+  thing = scene.things[rng.integers(len(scene.things))]
+  free = [place for place in PLACES if place not in {t.place for t in scene.things}]
+  there = thing.colour, thing.shape
+  if rng.integers(2):     # another pair, which no thing has
+    pairs = [(c, s) for c in COLOURS for s in SHAPES if all((c, s) != (t.colour, t.shape) for t in scene.things)]
+    there = pairs[rng.integers(len(pairs))]
+  yes = any(there == (t.colour, t.shape) for t in scene.things)
+  empty = rng.integers(2)
+  place = free[rng.integers(len(free))] if empty else thing.place
+  return (
+      ("how many things are there?", str(len(scene.things))),
+      ("what is the background?", scene.background),
+      (f"what colour is the thing at the {thing.place}?", thing.colour),
+      (f"what shape is at the {thing.place}?", thing.shape),
+      (f"is the thing at the {thing.place} small or large?", thing.size),
+      (f"is there a {' '.join(there)}?", "yes" if yes else "no"),
+      (f"is anything at the {place}?", "no" if empty else "yes"),
+  )
+
+
 def combinations(held_out: tuple[str, ...]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
   """("colour", "shape") pairs that training shows, and those it never does. ValueError for an unknown one."""
   kept_out = []
@@ -176,7 +201,10 @@ class SceneSource:
       raise IndexError(index)
     scene, rng = self.scene(index)
     captions = tuple(caption(scene, rng) for _ in range(CAPTIONS))
-    return Record(f"{self.split}-{index}", draw(scene, self.data.image_size), captions, {"scene": scene})
+    inside = lambda box: tuple(min(max(edge, 0.0), 1.0) for edge in box)     # one may touch the picture's edge
+    objects = tuple(Object(f"{t.size} {t.colour} {t.shape}", inside(box)) for t, box in zip(scene.things, scene.boxes))
+    return Record(f"{self.split}-{index}", draw(scene, self.data.image_size), captions, {"scene": scene}, objects,
+                  questions(scene, rng))
 
 
 @functools.cache

@@ -20,14 +20,16 @@ from etils import epath
 
 from unitok.data.record import BadRecord, Record, Source
 from unitok.files import write_json
-from unitok.modalities import ImageModality, TextModality
+from unitok.modalities import ImageModality, LocationModality, TextModality
 from unitok.objectives.codes import Codes
 
 MANIFEST = "manifest.json"
-COUNTS = ("records", "with_text", "with_image", "with_both")
+COUNTS = ("records", "with_text", "with_image", "with_both", "with_objects", "with_questions")
+PAIRS = ("objects", "questions")
+LONGEST = ("longest_text", "longest_name", "longest_question", "longest_answer", "most_objects")
 EMPTY = {"source": {}, "fingerprints": {}, "finished": False, "next_index": 0, **dict.fromkeys(COUNTS, 0),
-         "longest_text": 0, "grid": [0, 0], "shards": [], "skipped": []}
-"""A manifest's fields. next_index: where in the source encoding goes on; longest_text, grid: codes, the largest."""
+         **dict.fromkeys(LONGEST, 0), "grid": [0, 0], "shards": [], "skipped": []}
+"""A manifest's fields. next_index: where in the source encoding goes on; longest_…, grid: codes, the largest."""
 
 
 def read_manifest(folder) -> dict:
@@ -43,9 +45,11 @@ def read_manifest(folder) -> dict:
 
 
 def pack(codes: Codes) -> bytes:
-  """A record: key, the picture's codes (shape, type, bytes) and the captions'. `unpack` is its inverse."""
+  """A record: key, the picture's codes (shape, type, bytes), those of captions, objects, questions. `unpack` inverts it."""
   image = None if codes.image is None else [*codes.image.shape, *_small(codes.image)]
-  return msgpack.packb({"key": codes.key, "image": image, "text": [_small(text) for text in codes.text]})
+  pairs = {name: [[_small(one), _small(other)] for one, other in getattr(codes, name)] for name in PAIRS}
+  return msgpack.packb({"key": codes.key, "image": image, "text": [_small(text) for text in codes.text],
+                        **{name: some for name, some in pairs.items() if some}})
 
 
 def unpack(record: bytes) -> Codes:
@@ -53,7 +57,8 @@ def unpack(record: bytes) -> Codes:
   image = value["image"]
   if image is not None:
     image = _large(*image[2:]).reshape(image[:2])
-  return Codes(tuple(_large(*text) for text in value["text"]), image, value["key"])
+  pairs = {name: tuple((_large(*one), _large(*other)) for one, other in value.get(name, ())) for name in PAIRS}
+  return Codes(tuple(_large(*text) for text in value["text"]), image, value["key"], **pairs)
 
 
 def _small(codes: np.ndarray) -> tuple[str, bytes]:
@@ -160,6 +165,7 @@ def _divide(batch, on_bad: str) -> tuple[list[Record], list[BadRecord], BadRecor
 
 def _encode(records: list[Record], text: TextModality, image: ImageModality | None, batch_size: int) -> Iterator[Codes]:
   """Pictures in one call of batch_size, zeros behind them; empty captions are left out."""
+  location = LocationModality()
   with_image = [record for record in records if record.image is not None] if image else []
   pictures = iter(())
   if with_image:
@@ -168,7 +174,10 @@ def _encode(records: list[Record], text: TextModality, image: ImageModality | No
     pictures = iter(image.encode(pixels))
   for record in records:
     captions = tuple(codes for codes in map(text.encode, record.captions) if codes.size)
-    yield Codes(captions, next(pictures) if image and record.image is not None else None, record.key)
+    objects = tuple((text.encode(name), location.encode(box)) for name, box in record.objects)
+    questions = tuple((text.encode(question), text.encode(answer)) for question, answer in record.questions)
+    yield Codes(captions, next(pictures) if image and record.image is not None else None, record.key,
+                objects=objects, questions=questions)
 
 
 @contextlib.contextmanager
@@ -189,7 +198,7 @@ class _Shard:
   def __init__(self, folder: epath.Path, manifest: dict):
     self.folder, self.manifest, self.name = folder, manifest, f"{len(manifest['shards']):05d}.array_record"
     self.counts = dict.fromkeys(COUNTS, 0)
-    self.changes = {name: manifest[name] for name in ("next_index", "longest_text", "grid")}
+    self.changes = {name: manifest[name] for name in ("next_index", "grid", *LONGEST)}
     self.skipped, self.new = [], folder / f"{self.name}.new"
     self.writer = ArrayRecordWriter(os.fspath(self.new), "group_size:1")
 
@@ -198,12 +207,18 @@ class _Shard:
       for one in codes:
         self.writer.write(pack(one))
     has = [(bool(one.text), one.image is not None) for one in codes]
-    more = len(has), sum(text for text, _ in has), sum(image for _, image in has), has.count((True, True))
-    longest = max([self.changes["longest_text"], *(len(text) for one in codes for text in one.text)])
+    more = (len(has), sum(text for text, _ in has), sum(image for _, image in has), has.count((True, True)),
+            *(sum(bool(getattr(one, name)) for one in codes) for name in PAIRS))
+    found = {"longest_text": [len(text) for one in codes for text in one.text],
+             "longest_name": [len(name) for one in codes for name, _ in one.objects],
+             "longest_question": [len(asked) for one in codes for asked, _ in one.questions],
+             "longest_answer": [len(answer) for one in codes for _, answer in one.questions],
+             "most_objects": [len(one.objects) for one in codes]}
     shapes = [self.changes["grid"], *(one.image.shape for one in codes if one.image is not None)]
     self.counts = {name: self.counts[name] + n for name, n in zip(COUNTS, more)}
     self.skipped += [{"where": b.where, "problem": b.problem, "remedy": b.remedy} for b in skipped]
-    self.changes = {"next_index": next_index, "longest_text": longest, "grid": [max(side) for side in zip(*shapes)]}
+    self.changes = {"next_index": next_index, "grid": [max(side) for side in zip(*shapes)],
+                    **{name: max([self.changes[name], *lengths]) for name, lengths in found.items()}}
 
   def finish(self) -> dict:
     """The file under its name, then the manifest with it -> the manifest."""

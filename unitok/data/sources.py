@@ -31,6 +31,16 @@ def captions(source: Source, index: int) -> tuple[str, ...]:
   return quick(index) if quick else source[index].captions
 
 
+def texts(source: Source, index: int, kinds: tuple[str, ...]) -> tuple[str, ...]:
+  """A record's captions, and with "questions" or "objects" among the kinds those, questions, answers and names."""
+  if not set(kinds) & {"questions", "objects"}:
+    return captions(source, index)
+  record = source[index]
+  asked = [text for pair in record.questions for text in pair] if "questions" in kinds else []
+  names = [one.name for one in record.objects] if "objects" in kinds else []
+  return *record.captions, *asked, *names
+
+
 def all_splits(data: Data) -> tuple[str, ...]:
   """Those that together hold every record of a source."""
   return *SPLITS, *UNREAD.get(source_name(data), ())

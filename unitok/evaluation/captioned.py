@@ -11,7 +11,7 @@ from unitok.data.sources import open_source
 from unitok.evaluation.examples import Context, Examples, Figure, Item, Result, Section, with_hole
 from unitok.evaluation.likelihood import affordable, choose_candidates, retrieved, score_captions, without_prior
 from unitok.evaluation.statistics import figure, merge
-from unitok.objectives.infill import random_rectangles
+from unitok.objectives.infill import rectangles
 
 CANDIDATES = 100
 TOKENS = 800_000
@@ -202,7 +202,7 @@ def fillings(context: Context) -> Result:
     return Result({})
   grid, side = context.model.image.grid, context.model.image.downsampling
   rng = np.random.default_rng((context.seed, 2))
-  holes = np.stack([random_rectangles(grid, rng) for _ in range(len(some))])
+  holes = np.stack([rectangles(grid, rng, 0.0, 1.0) for _ in range(len(some))])
   masks = holes.repeat(side, 1).repeat(side, 2)
   context.say(f"evaluate: {len(some)} holes")
   filled = context.infill(some.images, masks, some.prompts)

@@ -1,16 +1,25 @@
 """What the decoder learns: each objective turns one example's codes into parts.
 
-    Objective = Callable[[Codes, np.random.Generator, float], list[Part]]
+    Objective = Callable[[Codes, np.random.Generator, Objectives], list[Part]]
 
-`Codes` holds `text`, a tuple of captions (i32[n] each), and `image` (i32[h w]) or None. The third
-argument is the share of captions to drop, so that guidance has its null caption. Codes of -1 are to
-be drawn: the same function gives the training and the inference form.
+`Codes` holds `text`, a tuple of captions (i32[n] each), and `image` (i32[h w]) or None; `Objectives` are the config's
+settings (what share of captions is dropped …). Codes of -1 are to be drawn: the same function gives the training and
+the inference form.
 """
+import math
 from typing import Callable
 
+from unitok.config import Objectives
 from unitok.objectives.codes import Codes
+from unitok.objectives.glm import glm_document, glm_spans
+from unitok.objectives.grounding import detect, layout, locate
+from unitok.objectives.image import image
 from unitok.objectives.image_to_text import image_to_text
-from unitok.objectives.infill import infill
+from unitok.objectives.infill import HOLES, infill
+from unitok.objectives.pair import pair
+from unitok.objectives.parallel import parallel
+from unitok.objectives.prefix_lm import prefix_lm
+from unitok.objectives.question import question
 from unitok.objectives.text import text
 from unitok.objectives.text_to_image import text_to_image
 from unitok.sequence import Part
@@ -20,6 +29,16 @@ OBJECTIVES: dict[str, Callable[..., list[Part]]] = {
     "image_to_text": image_to_text,
     "infill": infill,
     "text": text,
+    "image": image,
+    "pair": pair,
+    "parallel": parallel,
+    "prefix_lm": prefix_lm,
+    "glm_spans": glm_spans,
+    "glm_document": glm_document,
+    "question": question,
+    "detect": detect,
+    "locate": locate,
+    "layout": layout,
 }
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -27,10 +46,45 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "image_to_text": ("image", "text"),
     "infill": ("image",),
     "text": ("text",),
+    "image": ("image",),
+    "pair": ("image", "text"),
+    "parallel": ("image",),
+    "prefix_lm": ("text",),
+    "glm_spans": ("text",),
+    "glm_document": ("text",),
+    "question": ("questions",),
+    "detect": ("image", "objects"),
+    "locate": ("image", "objects"),
+    "layout": ("image", "objects"),
 }
 """What an example must have for an objective; the others are not chosen for it."""
 
 
+DRAWING = Objectives(caption_drop=0.0)
+"""Under which nothing that was asked for is left out."""
+
+
 def possible(name: str, codes: Codes) -> bool:
   """Has the example what the objective needs?"""
-  return all(codes.text if kind == "text" else codes.image is not None for kind in NEEDS[name])
+  return all(codes.image is not None if kind == "image" else getattr(codes, kind) for kind in NEEDS[name])
+
+
+def check(options: Objectives):
+  """ValueError naming a setting out of its range."""
+  share = lambda x: 0 <= x <= 1
+  least, most = options.hole_share
+  for name, legal, fits in (
+      *((name, "in 0 .. 1", share(getattr(options, name))) for name in ("caption_drop", "image_first", "raster_share")),
+      ("blank_share", "above 0, up to 1", 0 < options.blank_share <= 1),
+      ("blank_length", "above 0", 0 < options.blank_length < math.inf),
+      ("least_groups", "1 or more", options.least_groups >= 1),
+      ("hole_share", "two numbers, 0 <= least <= greatest <= 1", 0 <= least <= most <= 1)):
+    if not fits:
+      raise ValueError(f"decoder.objectives.{name}: {getattr(options, name)} must be {legal}")
+  for name, weight in options.holes.items():
+    if name not in HOLES:
+      raise ValueError(f"decoder.objectives.holes: no kind {name!r}; legal: {', '.join(HOLES)}")
+    if not 0 <= weight < math.inf:
+      raise ValueError(f"decoder.objectives.holes: the weight of {name} is {weight}, must be a number from 0 on")
+  if not any(options.holes.values()):
+    raise ValueError(f"decoder.objectives.holes: no weight is above 0; give one of {', '.join(HOLES)} a weight")

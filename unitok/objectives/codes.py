@@ -12,11 +12,19 @@ class Codes(NamedTuple):
   text: tuple[np.ndarray, ...] = ()      # captions, i32[n] each
   image: np.ndarray | None = None        # i32[h w]
   key: str = ""                          # of its record, for errors and reports
+  groups: np.ndarray | None = None       # i32[h w]: the group each place is drawn in, -1 context; None: chance says
+  objects: tuple[tuple[np.ndarray, np.ndarray], ...] = ()     # (name i32[n], box i32[4]: location codes) each
+  questions: tuple[tuple[np.ndarray, np.ndarray], ...] = ()   # (question i32[n], answer i32[m]) each
 
 
-def control(name: str) -> Part:
-  """A control token by itself, never predicted."""
-  return Part("special", np.array([SPECIAL.index(name)], np.int32))
+def control(name: str, loss_weight: float = 0.0) -> Part:
+  """A control token by itself."""
+  return Part("special", np.array([SPECIAL.index(name)], np.int32), loss_weight)
+
+
+def seen(block: str, codes: np.ndarray) -> Part:
+  """Context whose tokens see each other."""
+  return Part(block, codes, hole=np.zeros(codes.shape, bool))
 
 
 def one_caption(codes: Codes, rng: np.random.Generator) -> np.ndarray:

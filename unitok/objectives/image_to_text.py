@@ -1,11 +1,12 @@
 """Image -> text: [image_to_text] [boi] codes [eoi] caption [eos], loss on the caption and its end."""
 import numpy as np
 
+from unitok.config import Objectives
 from unitok.objectives.codes import Codes, control, one_caption
 from unitok.sequence import Part
 
 
-def image_to_text(codes: Codes, rng: np.random.Generator, drop: float = 0.0) -> list[Part]:
+def image_to_text(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   """The picture's tokens see each other (a prompt needs no causal order); the caption is causal."""
   nothing = np.zeros(codes.image.shape, bool)
   return [control("[image_to_text]"), control("[boi]"), Part("image", codes.image, hole=nothing), control("[eoi]"),

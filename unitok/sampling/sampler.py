@@ -1,9 +1,9 @@
 """The compiled sampler: documents with unknown ids in, drawn ids out.
 
-A document is an ordinary `sequence.build` of an objective's parts in which some codes are -1. Its known
-prefix is computed in one pass; then one loop goes through its further tokens, each either known (a
-placeholder) or drawn a moment ago, with keys and values cached. Only ids of the block asked for at a
-place can be drawn, and the control token that closes a text where it may.
+A document is an ordinary `sequence.build` of an objective's parts in which some codes are -1. Its known prefix, up to
+what the first draw is from, is computed in one pass; then one loop goes through its further tokens, with keys and
+values cached. A pass computes a token, or, where a document asks for groups of codes at once, the codes drawn last and
+the placeholders that ask for the next. Only ids of the block asked for at a place can be drawn, and the control token that closes a text where it may.
 """
 from typing import NamedTuple
 
@@ -19,36 +19,73 @@ from unitok.vocab import Vocabulary
 
 
 class Rows(NamedTuple):
-  """Documents side by side: prefixes end at the same column, what is drawn follows. [b n] each."""
+  """Documents side by side in passes of `width` columns; what comes before the first stands before it. [b n] each."""
   ids: np.ndarray
   positions: np.ndarray       # [b n 3]
   rule: Rule
   blocks: np.ndarray          # of what is drawn at a column, -1 nothing
   ends: np.ndarray
   fills: np.ndarray           # column that takes what is drawn here; n: none does
+  draws: np.ndarray           # number of the draw in its document
+  texts: np.ndarray           # number of the text that may end, whose next id is drawn here, or -1
+  filled: np.ndarray          # number of the text whose id this column takes, or -1
 
 
 def _up(n: int, step: int) -> int:
   return -(-n // step) * step
 
 
-def lay_out(documents: list[Sequence], prefix: int, steps: int) -> Rows:
-  """Rows of `prefix + steps` columns. Every document's first drawn column is prefix - 1."""
-  n, b = prefix + steps, len(documents)
+def first_drawn(d: Sequence) -> int:
+  return int(np.flatnonzero(d.fills >= 0)[0])
+
+
+def passes_of(d: Sequence, together: bool) -> np.ndarray:
+  """i32[n]: the pass of each token from the first that is drawn from on.
+
+  One by one, or, `together`, as early as its id is known: then tokens of one order, which see each other, share a pass.
+  """
+  first = first_drawn(d)
+  if not together:
+    return np.arange(d.length - first, dtype=np.int32)
+  out = np.zeros(d.length - first, np.int32)
+  needed = np.zeros(d.length, np.int32)
+  for at in range(first, d.length):
+    out[at - first] = max(needed[at], out[at - first - 1] if at > first else 0)
+    if 0 <= d.fills[at] < d.length:
+      needed[d.fills[at]] = out[at - first] + 1
+  return out
+
+
+def in_groups(d: Sequence) -> bool:
+  """Is anything behind the prefix seen by a token before it?"""
+  order = d.order[first_drawn(d):]
+  return bool((order[1:] == order[:-1]).any())
+
+
+def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], width: int, count: int) -> Rows:
+  """Rows of `prefix + count * width` columns. The first token that is drawn from stands at column `prefix`."""
+  n, b = prefix + count * width, len(documents)
   fill = lambda name, value: np.full((b, n), value, np.int32)
   out = Rows(fill("ids", 0), np.zeros((b, n, documents[0].positions.shape[1]), np.int32),
              Rule(fill("o", PADDING["order"]), fill("f", PADDING["visible_from"]), fill("u", PADDING["visible_until"]),
-                  fill("s", PADDING["segment_ids"])), fill("b", -1), fill("e", -1), fill("f", n))
-  for row, d in enumerate(documents):
-    at = prefix - 1 - int(np.flatnonzero(d.fills >= 0)[0])
-    where = slice(at, at + d.length)
+                  fill("s", PADDING["segment_ids"])), fill("b", -1), fill("e", -1), fill("f", n), fill("d", 0),
+             fill("t", -1), fill("t", -1))
+  for row, (d, of) in enumerate(zip(documents, passes)):
+    first = first_drawn(d)
+    within = np.arange(len(of)) - np.searchsorted(of, of)         # place of a token in its pass
+    where = np.concatenate([np.arange(prefix - first, prefix), prefix + of * width + within])
     out.ids[row, where], out.positions[row, where] = np.maximum(d.inputs, 0), d.positions
     out.rule.order[row, where], out.rule.visible_from[row, where] = d.order, d.visible_from
     out.rule.visible_until[row, where], out.rule.segment_ids[row, where] = d.visible_until, 1
     drawn = d.fills >= 0
     out.blocks[row, where] = np.where(drawn, d.blocks, -1)
     out.ends[row, where] = np.where(drawn, d.ends, -1)
-    out.fills[row, where] = np.where(drawn & (d.fills < FOREVER), np.minimum(d.fills, n) + at, n)
+    out.fills[row, where] = np.where(drawn & (d.fills < d.length), where[np.minimum(d.fills, d.length - 1)], n)
+    out.draws[row, where] = np.cumsum(drawn) - 1
+    text = np.where(drawn & (d.ends >= 0), np.cumsum(drawn & (d.inputs >= 0)), -1)   # begins behind a known token
+    out.texts[row, where] = text
+    filling = (text >= 0) & (d.fills < d.length)
+    out.filled[row, where[d.fills[filling]]] = text[filling]
   return out
 
 
@@ -59,7 +96,7 @@ class Sampler:
     self.language, self.params, self.vocabulary = language, params, vocabulary
     self.members = jnp.stack([vocabulary.allowed(b.name) for b in vocabulary.blocks]
                              + [jnp.zeros(vocabulary.size, bool)])       # the last row is block -1
-    self._draw = jax.jit(self._draw_rows, static_argnames=("prefix", "sampling"))
+    self._draw = jax.jit(self._draw_rows, static_argnames=("prefix", "width", "sampling"))
     self._score = jax.jit(self._score_rows)
 
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int,
@@ -83,60 +120,68 @@ class Sampler:
     both = [*documents, *[documents[-1]] * (padded - count)]
     if guided:
       both += [*nulls, *[nulls[-1]] * (padded - count)]
-    firsts = [int(np.flatnonzero(d.fills >= 0)[0]) for d in both]
-    prefix = _up(max(firsts) + 1, 16)
-    steps = _up(max(d.length - f for d, f in zip(both, firsts)), 8)
-    rows = lay_out(both, prefix, steps)
+    together = any(in_groups(d) for d in both)
+    passes = [passes_of(d, together) for d in both]
+    width = max(int(np.bincount(of).max()) for of in passes)
+    prefix, steps = _up(max(map(first_drawn, both)), 16), _up(max(int(of[-1]) + 1 for of in passes), 8)
+    rows = lay_out(both, prefix, passes, width, steps)
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
-    drawn = np.asarray(self._draw(self.params, rows, numbers, jnp.uint32(seed), prefix=prefix, sampling=sampling))
-    out = []
-    for row, d in enumerate(documents):
-      ids = drawn[row][rows.blocks[row] >= 0]
-      ended = np.flatnonzero(ids == rows.ends[row][rows.blocks[row] >= 0])
-      out.append(ids[:ended[0] + 1] if ended.size else ids)
-    return out
+    drawn = np.asarray(self._draw(self.params, rows, numbers, jnp.uint32(seed), prefix=prefix, width=width,
+                                  sampling=sampling))
+    return [drawn[row][(rows.blocks[row] >= 0) & (drawn[row] >= 0)] for row in range(count)]
 
-  def _draw_rows(self, params, rows: Rows, numbers, seed, *, prefix: int, sampling: Sampling):
+  def _draw_rows(self, params, rows: Rows, numbers, seed, *, prefix: int, width: int, sampling: Sampling):
+    """i32[b n]: what was drawn at each column, -1 where nothing was.
+
+    A text that has ended leaves the rest of its columns empty: nobody sees them.
+    """
     model = self.language.model(params)
     all_rows, columns = rows.ids.shape
     count = numbers.shape[0]
+    repeats = all_rows // count
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
-    last = jnp.where(rows.blocks >= 0, jnp.arange(columns), -1).max()
     take = lambda x, at, n: jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, at, n, 1), x)
-    column = lambda x, at: take(x, at, 1)[:, 0]
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
 
-    def extend(ids, cache, at, n):
-      return model.extend(take(ids, at, n), take(rows.positions, at, n), take(Rule(*rows.rule), at, n),
-                          cache, Rule(*rows.rule), at)
+    def extend(ids, alive, cache, at, n):
+      rule = Rule(*rows.rule)
+      rule = rule._replace(segment_ids=rule.segment_ids * jnp.tile(alive, (repeats, 1)))
+      return model.extend(take(ids, at, n), take(rows.positions, at, n), take(rule, at, n), cache, rule, at)
 
-    hidden, cache = extend(rows.ids, model.empty_cache(all_rows, columns), 0, prefix)
-
-    def going(state):
-      at, done = state[0], state[1]
-      return (at <= last) & ~done.all()
-
-    def one(state):
-      at, done, ids, drawn, hidden, cache = state
-      logits = model.logits(hidden)
+    def draw(at, hidden, ids, alive, drawn):
+      """What the columns from `at` on ask for, given their last layer's output [b width w]."""
+      logits = model.logits(flat(hidden)).reshape(all_rows, width, -1)
       if sampling.guidance_scale != 1.0:
         logits = rules.guide(logits[:count], logits[count:], sampling.guidance_scale)
-      block, end = column(rows.blocks, at)[:count], column(rows.ends, at)[:count]
+      block, end, number, text = (flat(take(x, at, width)[:count])
+                                  for x in (rows.blocks, rows.ends, rows.draws, rows.texts))
       allowed = self.members[block] | ((jnp.arange(logits.shape[-1]) == end[:, None]) & (end >= 0)[:, None])
       allowed = allowed | (block < 0)[:, None]
-      step_keys = jax.vmap(lambda k: jax.random.fold_in(k, at - prefix))(keys)
-      choice = rules.draw(logits, allowed, step_keys, sampling)
-      choice = jnp.where(done & (end >= 0), end, choice)
-      done = done | ((choice == end) & (end >= 0))
-      here = block >= 0
-      drawn = drawn.at[:, at].set(jnp.where(here, choice, -1))
-      repeats = all_rows // count
-      where = jnp.where(jnp.tile(here, repeats), column(rows.fills, at), columns)
-      ids = ids.at[jnp.arange(all_rows), where].set(jnp.tile(choice, repeats), mode="drop")
-      hidden, cache = extend(ids, cache, at + 1, 1)
-      return at + 1, done, ids, drawn, hidden[:, 0], cache
+      draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
+      choice = rules.draw(flat(logits[:count]), allowed, draw_keys, sampling)
+      here = (block >= 0) & (flat(take(alive, at, width)) > 0)
+      in_rows = lambda x: x.reshape(count, width)
+      both = lambda x: jnp.tile(in_rows(x), (repeats, 1))
+      drawn = jax.lax.dynamic_update_slice_in_dim(drawn, in_rows(jnp.where(here, choice, -1)), at, 1)
+      where = jnp.where(both(here), take(rows.fills, at, width), columns)
+      ids = ids.at[jnp.arange(all_rows)[:, None], where].set(both(choice), mode="drop")
+      ended = in_rows(jnp.where(here & (choice == end), text, -2))
+      later = jnp.arange(columns) > at + jnp.arange(width)[:, None]
+      over = ((rows.filled[:count, None] == ended[..., None]) & later).any(1)
+      return ids, jnp.where(over, 0, alive), drawn
 
-    state = (jnp.int32(prefix - 1), jnp.zeros(count, bool), jnp.asarray(rows.ids),
-             jnp.full((count, columns), -1, jnp.int32), hidden[:, -1], cache)
+    def going(state):
+      at, _, alive = state[:3]
+      return ((rows.blocks[:count] >= 0) & (alive > 0) & (jnp.arange(columns) >= at)).any()
+
+    def one(state):
+      at, ids, alive, drawn, cache = state
+      hidden, cache = extend(ids, alive, cache, at, width)
+      return at + width, *draw(at, hidden, ids, alive, drawn), cache
+
+    start = (jnp.asarray(rows.ids), jnp.ones((count, columns), jnp.int32), jnp.full((count, columns), -1, jnp.int32))
+    hidden, cache = extend(*start[:2], model.empty_cache(all_rows, columns), 0, prefix + width)
+    state = (jnp.int32(prefix + width), *draw(prefix, hidden[:, prefix:], *start), cache)
     return jax.lax.while_loop(going, one, state)[3]
 
   def log_likelihood(self, documents: list[Sequence], batch_size: int = 64) -> np.ndarray:

@@ -1,0 +1,73 @@
+"""What a record says beside its captions: questions with answers, objects with boxes."""
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from unitok.data.record import BadRecord, Object
+
+MEND = "mend the line, or leave it out with data.on_bad=skip"
+
+
+class Boxed(NamedTuple):
+  """An object as its file says it."""
+  name: str
+  box: tuple[float, float, float, float]   # x, y, width, height in pixels of the upright picture
+
+
+def questions(fields: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+  """((question, answer), …) of `questions`: [{"question": …, "answer": …}, …]. BadRecord for any other form."""
+  said = fields.get("questions")
+  if said is None:
+    return ()
+  legal = isinstance(said, list) and all(isinstance(one, dict) for one in said)
+  pairs = [(one.get("question"), one.get("answer")) for one in said] if legal else []
+  if not legal or not all(_is_text(text) for pair in pairs for text in pair):
+    raise BadRecord(where, f"its questions are {str(said)[:60]}", f'write [{{"question": …, "answer": …}}]; {MEND}')
+  return tuple((question.strip(), answer.strip()) for question, answer in pairs)
+
+
+def objects(fields: dict[str, Any], where: str) -> tuple[Boxed, ...]:
+  """Those of `objects`, as Hugging Face's object detection folders have them: {"bbox": [[x, y, width, height], …],
+  "categories": [name or number, …]}. BadRecord for any other form."""
+  said = fields.get("objects")
+  if said is None:
+    return ()
+  boxes, names = (said.get("bbox"), said.get("categories", said.get("category"))) if isinstance(said, dict) else (None, None)
+  if not (isinstance(boxes, list) and isinstance(names, list) and len(boxes) == len(names)):
+    raise BadRecord(where, f"its objects are {str(said)[:60]}",
+                    f'write {{"bbox": [[x, y, width, height], …], "categories": [name, …]}}, as many of each; {MEND}')
+  for name, box in zip(names, boxes):
+    if not (_is_text(name) or (isinstance(name, int) and not isinstance(name, bool))):
+      raise BadRecord(where, f"its category {str(name)[:40]} is no name", MEND)
+    numbers = isinstance(box, list) and len(box) == 4 and all(_is_number(x) for x in box)
+    if not numbers or min(box[:2]) < 0 or min(box[2:]) <= 0:
+      raise BadRecord(where, f"its box {str(box)[:60]} is not x, y, width, height in pixels, the sides above 0", MEND)
+  return tuple(Boxed(str(name).strip(), tuple(map(float, box))) for name, box in zip(names, boxes))
+
+
+def placed(some: Sequence[Boxed], size: tuple[int, int], resize: str, where: str) -> tuple[Object, ...]:
+  """The objects where pictures.resize puts them, as shares of the square; what a crop leaves out is gone.
+
+  size: height and width of the upright picture. BadRecord for a box that leaves it by more than a pixel.
+  """
+  height, width = size
+  sides, left, top = {"fit": ((width, height), 0.0, 0.0),
+                      "crop": ((min(size),) * 2, (width - min(size)) / 2, (height - min(size)) / 2),
+                      "pad": ((max(size),) * 2, (width - max(size)) / 2, (height - max(size)) / 2)}[resize]
+  out = []
+  for name, (x, y, across, down) in some:
+    if x + across > width + 1 or y + down > height + 1:
+      raise BadRecord(where, f"its box {[x, y, across, down]} leaves the picture of {width} x {height} pixels", MEND)
+    x0, x1 = (min(max((edge - left) / sides[0], 0.0), 1.0) for edge in (x, min(x + across, width)))
+    y0, y1 = (min(max((edge - top) / sides[1], 0.0), 1.0) for edge in (y, min(y + down, height)))
+    if x0 < x1 and y0 < y1:
+      out.append(Object(name, (x0, y0, x1, y1)))
+  return tuple(out)
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,52 @@
+"""A picture in parallel groups: [parallel] caption [boi], then group by group its places in any order.
+
+Each group asks for all of its places at once by placeholders, which see what came before and each other; then come its
+codes. So a model can draw many codes a pass (ARPG, 2503.10568; RandAR, 2412.01827). Groups of one in raster order give
+the ordinary factorisation.
+"""
+import numpy as np
+
+from unitok.config import Objectives
+from unitok.objectives.codes import Codes, control, one_caption
+from unitok.sequence import Part
+
+
+def parallel(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
+  """The groups are `codes.groups` where given (-1 is context); else their number, sizes and order are drawn."""
+  dropped = rng.random() < options.caption_drop
+  caption = np.zeros(0, np.int32) if dropped else one_caption(codes, rng)
+  groups = codes.groups
+  if groups is None:
+    size = codes.image.size
+    least = min(options.least_groups, size)
+    count = int(np.exp(rng.uniform(np.log(least), np.log(size + 1))))
+    order = np.arange(size) if rng.random() < options.raster_share else rng.permutation(size)
+    name = tuple(SCHEDULES)[rng.integers(len(SCHEDULES))]
+    groups = in_groups(order, SCHEDULES[name](size, count)).reshape(codes.image.shape)
+  return [control("[parallel]"), Part("text", caption), control("[boi]"),
+          Part("image", codes.image, loss_weight=1.0, groups=groups)]
+
+
+def cosine(size: int, count: int) -> np.ndarray:
+  """Sizes of `count` groups: after r of them the share cos(pi r / 2 count) is still unknown (2202.04200), so the first
+  are small; each has one code at least."""
+  known = np.round(size * (1 - np.cos(np.pi / 2 * np.arange(count + 1) / count))).astype(int)
+  for n in range(1, count):   # one code at least for each, those to come included
+    known[n] = min(max(known[n], known[n - 1] + 1), size - (count - n))
+  return np.diff(known)
+
+
+def uniform(size: int, count: int) -> np.ndarray:
+  """Sizes of `count` groups that differ by one at most."""
+  return np.diff(np.arange(count + 1) * size // count)
+
+
+SCHEDULES = {"cosine": cosine, "uniform": uniform}
+"""(codes, groups) -> the size of each group, in their order."""
+
+
+def in_groups(order: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+  """i32[n]: the group of each place, where `order` lists the places as they are drawn."""
+  groups = np.empty(len(order), np.int32)
+  groups[order] = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+  return groups
