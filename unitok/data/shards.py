@@ -31,6 +31,9 @@ EMPTY = {"source": {}, "fingerprints": {}, "finished": False, "next_index": 0, *
          **dict.fromkeys(LONGEST, 0), "grid": [0, 0], "shards": [], "skipped": []}
 """A manifest's fields. next_index: where in the source encoding goes on; longest_…, grid: codes, the largest."""
 
+FIRST = EMPTY.keys() - {"with_objects", "with_questions", *LONGEST[1:]}
+"""Those that every version has written; the others are 0 where they are missing."""
+
 
 def read_manifest(folder) -> dict:
   """The manifest of a folder of shards, `EMPTY` where there is none. ValueError where it is damaged."""
@@ -39,7 +42,7 @@ def read_manifest(folder) -> dict:
     return json.loads(json.dumps(EMPTY))
   try:
     manifest = json.loads(path.read_text())
-    return {name: manifest[name] for name in EMPTY}
+    return {name: manifest[name] if name in FIRST else manifest.get(name, 0) for name in EMPTY}
   except (ValueError, KeyError, TypeError):
     raise ValueError(f"{path}: damaged; remove {folder} and encode again") from None
 
