@@ -12,7 +12,7 @@ from unitok.sequence import Part
 def detect(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   """[detect] [boi] codes [eoi], then box name [sep] of each object, in any order, and [eos].
 
-  To be drawn: objects so far, the last with unknown codes; a box may be closed by [eos] instead, a name by [sep].
+  To be drawn: the objects known so far in their order, then one with unknown codes.
   """
   parts = [control("[detect]"), control("[boi]"), seen("image", codes.image), control("[eoi]")]
   drawing = any((box < 0).any() or (name < 0).any() for name, box in codes.objects)
