@@ -27,6 +27,11 @@ def seen(block: str, codes: np.ndarray) -> Part:
   return Part(block, codes, hole=np.zeros(codes.shape, bool))
 
 
+def prompt(*parts: Part) -> list[Part]:
+  """The parts as one context: all its tokens see each other."""
+  return [part._replace(hole=np.zeros(part.codes.shape, bool), together=True) for part in parts]
+
+
 def one_caption(codes: Codes, rng: np.random.Generator) -> np.ndarray:
   """One of the captions, evenly; empty where there is none."""
   return codes.text[rng.integers(len(codes.text))] if codes.text else np.zeros(0, np.int32)

@@ -17,7 +17,7 @@ A picture, where the record has one, stands in front of half of the documents. T
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control, one_caption
+from unitok.objectives.codes import Codes, control, one_caption, prompt, seen
 from unitok.sequence import AXES, Part
 
 LONGEST = 39
@@ -64,18 +64,17 @@ def _unknown(text: np.ndarray) -> list[tuple[int, int]]:
 def _picture(codes: Codes, rng: np.random.Generator) -> list[Part]:
   if codes.image is None or (not (np.concatenate(codes.text) < 0).any() and rng.random() < 0.5):
     return []
-  return [control("[boi]"), Part("image", codes.image, hole=np.zeros(codes.image.shape, bool)), control("[eoi]")]
+  return [control("[boi]"), seen("image", codes.image), control("[eoi]")]
 
 
 def blanks(text: np.ndarray, spans: list[tuple[int, int]], mask: str) -> list[Part]:
   """The corrupted text and its blanks in the order given."""
-  context = lambda part: part._replace(hole=np.zeros(part.codes.shape, bool), together=True)
   parts, where, at, length = [], {}, 0, 0
   for start, stop in sorted(spans):
-    parts += [context(Part("text", text[at:start])), context(control(mask))]
+    parts += [Part("text", text[at:start]), control(mask)]
     length += start - at
     where[start], at, length = length, stop, length + 1
-  parts.append(context(Part("text", text[at:])))
+  parts = prompt(*parts, Part("text", text[at:]))
   length += len(text) - at
   for start, stop in spans:
     n = stop - start

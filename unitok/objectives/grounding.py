@@ -5,7 +5,7 @@ A box is four location codes, y0 x0 y1 x1, as PaliGemma has them (2407.07726); a
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control, seen
+from unitok.objectives.codes import Codes, control, prompt, seen
 from unitok.sequence import Part
 
 
@@ -29,9 +29,8 @@ def locate(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[
   names = [name.tobytes() for name, _ in codes.objects]
   alone = [n for n, name in enumerate(names) if names.count(name) == 1] or range(len(names))
   name, box = codes.objects[alone[rng.integers(len(alone))]]
-  prompt = [part._replace(hole=np.zeros(part.codes.shape, bool), together=True) for part in (
-      control("[locate]"), control("[boi]"), Part("image", codes.image), control("[eoi]"), Part("text", name))]
-  return [*prompt, control("[answer]"), Part("location", box, loss_weight=1.0)]
+  asked = prompt(control("[locate]"), control("[boi]"), Part("image", codes.image), control("[eoi]"), Part("text", name))
+  return [*asked, control("[answer]"), Part("location", box, loss_weight=1.0)]
 
 
 def layout(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:

@@ -2,12 +2,11 @@
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control, one_caption
+from unitok.objectives.codes import Codes, control, one_caption, seen
 from unitok.sequence import Part
 
 
 def image_to_text(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   """The picture's tokens see each other (a prompt needs no causal order); the caption is causal."""
-  nothing = np.zeros(codes.image.shape, bool)
-  return [control("[image_to_text]"), control("[boi]"), Part("image", codes.image, hole=nothing), control("[eoi]"),
+  return [control("[image_to_text]"), control("[boi]"), seen("image", codes.image), control("[eoi]"),
           Part("text", one_caption(codes, rng), loss_weight=1.0, end="[eos]")]

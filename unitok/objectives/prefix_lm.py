@@ -2,7 +2,7 @@
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control, one_caption
+from unitok.objectives.codes import Codes, control, one_caption, prompt
 from unitok.sequence import Part
 
 
@@ -14,5 +14,5 @@ def prefix_lm(codes: Codes, rng: np.random.Generator, options: Objectives) -> li
   text = one_caption(codes, rng)
   unknown = np.flatnonzero(text < 0)
   cut = int(unknown[0]) if unknown.size else int(rng.integers(len(text) + 1))
-  prefix = Part("text", text[:cut], hole=np.zeros(cut, bool), together=True)
-  return [control("[prefix_lm]"), prefix, Part("text", text[cut:], loss_weight=1.0, end="[eos]")]
+  prefix = prompt(control("[prefix_lm]"), Part("text", text[:cut]))
+  return [*prefix, Part("text", text[cut:], loss_weight=1.0, end="[eos]")]
