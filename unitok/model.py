@@ -79,7 +79,8 @@ class Model:
               batch_size: int = BATCH) -> np.ndarray:
     """u8[n H W 3]: a picture for each list of objects, what is asked for and where."""
     sampling, empty = self.config.sampling if sampling is None else sampling, np.full(self.image.grid, -1, np.int32)
-    objects = [tuple((self.text.encode(one.name), LocationModality().encode(one.box)) for one in layout) for layout in layouts]
+    coded = lambda one: (self.text.encode(one.name), LocationModality().encode(one.box))
+    objects = [tuple(map(coded, layout)) for layout in layouts]
     documents = [self._document("layout", None, empty, f"layout {n}", objects=some) for n, some in enumerate(objects)]
     return self._pictures_of(self._draw(documents, sampling, seed, batch_size,
                                         lambda n: self._document("layout", None, empty)), np.arange(empty.size))
@@ -94,7 +95,7 @@ class Model:
 
   def answer(self, images: np.ndarray, questions: list[str], sampling: Sampling | None = None, seed: int = 0,
              limit: int = LIMIT, batch_size: int = BATCH) -> list[str]:
-    """An answer of at most `limit` text codes to the question about each of u8[n H W 3]; greedy unless `sampling` says."""
+    """An answer of at most `limit` text codes to the question about each of u8[n H W 3]; greedy unless told."""
     images = self._pictures(images)
     asked, documents = self._encoded(questions, len(images)), []
     for (n, question), image in zip(asked, self.image.encode(images)):

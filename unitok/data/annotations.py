@@ -32,7 +32,8 @@ def objects(fields: dict[str, Any], where: str) -> tuple[Boxed, ...]:
   said = fields.get("objects")
   if said is None:
     return ()
-  boxes, names = (said.get("bbox"), said.get("categories", said.get("category"))) if isinstance(said, dict) else (None, None)
+  fields = said if isinstance(said, dict) else {}
+  boxes, names = fields.get("bbox"), fields.get("categories", fields.get("category"))
   if not (isinstance(boxes, list) and isinstance(names, list) and len(boxes) == len(names)):
     raise BadRecord(where, f"its objects are {str(said)[:60]}",
                     f'write {{"bbox": [[x, y, width, height], …], "categories": [name, …]}}, as many of each; {MEND}')

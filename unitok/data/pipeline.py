@@ -190,5 +190,6 @@ def largest(longest: dict[str, int], grid: tuple[int, int]) -> Codes:
   zeros = lambda name: np.zeros(longest[name], np.int32)
   objects = ((zeros("longest_name"), np.zeros(4, np.int32)),) * longest["most_objects"]
   questions = ((zeros("longest_question"), zeros("longest_answer")),) if longest["longest_answer"] else ()
-  return Codes((zeros("longest_text"),) if longest["longest_text"] else (), np.zeros(grid, np.int32) if all(grid) else None,
-               "the record with the longest caption", objects=objects, questions=questions)
+  text = (zeros("longest_text"),) if longest["longest_text"] else ()
+  return Codes(text, np.zeros(grid, np.int32) if all(grid) else None, "the record with the longest caption",
+               objects=objects, questions=questions)

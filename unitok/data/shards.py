@@ -48,7 +48,10 @@ def read_manifest(folder) -> dict:
 
 
 def pack(codes: Codes) -> bytes:
-  """A record: key, the picture's codes (shape, type, bytes), those of captions, objects, questions. `unpack` inverts it."""
+  """A record: key, the picture's codes (shape, type, bytes), those of captions, objects and questions.
+
+  `unpack` is its inverse.
+  """
   image = None if codes.image is None else [*codes.image.shape, *_small(codes.image)]
   pairs = {name: [[_small(one), _small(other)] for one, other in getattr(codes, name)] for name in PAIRS}
   return msgpack.packb({"key": codes.key, "image": image, "text": [_small(text) for text in codes.text],

@@ -1,4 +1,4 @@
-"""Question -> answer about a picture: [question] [boi] codes [eoi] question [answer] answer [eos], loss on the answer."""
+"""Question -> answer: [question] [boi] codes [eoi] question [answer] answer [eos], loss on the answer and its end."""
 import numpy as np
 
 from unitok.config import Objectives
@@ -10,4 +10,5 @@ def question(codes: Codes, rng: np.random.Generator, options: Objectives) -> lis
   """One of the example's questions, evenly. Picture and question see each other."""
   asked, answer = codes.questions[rng.integers(len(codes.questions))]
   picture = [] if codes.image is None else [control("[boi]"), Part("image", codes.image), control("[eoi]")]
-  return [*prompt(control("[question]"), *picture, Part("text", asked)), control("[answer]"), Part("text", answer, loss_weight=1.0, end="[eos]")]
+  return [*prompt(control("[question]"), *picture, Part("text", asked)), control("[answer]"),
+          Part("text", answer, loss_weight=1.0, end="[eos]")]

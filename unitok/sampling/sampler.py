@@ -3,7 +3,8 @@
 A document is an ordinary `sequence.build` of an objective's parts in which some codes are -1. Its known prefix, up to
 what the first draw is from, is computed in one pass; then one loop goes through its further tokens, with keys and
 values cached. A pass computes a token, or, where a document asks for groups of codes at once, the codes drawn last and
-the placeholders that ask for the next. Only ids of the block asked for at a place can be drawn, and the control token that closes a text where it may.
+the placeholders that ask for the next. Only ids of the block asked for at a place can be drawn, and the control
+token that closes a text where it may.
 """
 from typing import NamedTuple
 
