@@ -5,8 +5,8 @@
 The folder is an imagefolder whose metadata has `captions`, `style` and `split`. Of every twentieth name the
 fluent3d drawing is held out where another style stays in training: naming it asks for what the styles share.
 
-Printed by an earlier version of it, seed 0 (4 layers of 192, rows of 256, 1,700 steps; the present one, with some ten
-times as many documents, is not yet measured; two cores at some 70 GFLOP/s together, shared with other programs, so no time is given):
+Printed by an earlier version of it, seed 0 (4 layers of 192, rows of 256, 1,700 steps; the present one is not yet
+measured; two cores at some 70 GFLOP/s together, shared with other programs, so no time is given):
 PSNR on val 24.6 dB (95 % interval 24.2-24.9, n = 232), usage 0.977 of 1,024 codes; the right caption among 91 by
 log p(text | picture) 0.047 (0.027-0.083, n = 232, chance 0.011); of the held-out drawings (n = 63) the name greedily
 written 0.032, found among 100 0.079 (0.034-0.173, chance 0.01); nats a caption 28.0 given its picture, 35.4 given
