@@ -16,7 +16,7 @@ from unitok.data.sources import SPLITS, open_source
 from unitok.files import write_json
 from unitok.modalities.location import LocationModality
 from unitok.modalities.text import TextModality
-from unitok.objectives import NEEDS
+from unitok.objectives import needed
 from unitok.run import load_image_tokenizer, read_vocabulary
 from unitok.vocab import Vocabulary, make_vocabulary
 
@@ -33,7 +33,7 @@ def run(config: c.Config, workdir: epath.Path) -> Vocabulary:
   text, image = TextModality.load(workdir / FOLDER), load_image_tokenizer(workdir)
   fingerprints = {"text": text.fingerprint, "image": image.fingerprint}
   sizes = {"text": text.size, "image": image.size}
-  if any("objects" in NEEDS.get(name, ()) for name, weight in config.decoder.tasks.items() if weight):
+  if "objects" in needed(config.decoder.tasks):
     sizes["location"] = LocationModality.size    # last, and only where it is used: its ids cost memory and time
   vocabulary, path = make_vocabulary(sizes, fingerprints), workdir / "vocab.json"
   if path.exists() and read_vocabulary(workdir).fingerprint != vocabulary.fingerprint:

@@ -14,7 +14,7 @@ from unitok import config as c
 from unitok.data.record import BadRecord
 from unitok.data.sources import open_source, texts
 from unitok.modalities import text
-from unitok.objectives import NEEDS
+from unitok.objectives import needed
 
 FOLDER = "text_tokenizer"
 
@@ -57,7 +57,7 @@ def chosen(config: c.Config, counts: dict[str, int]) -> Iterator[str]:
   if config.text.max_captions < 1:
     raise ValueError(f"text.max_captions is {config.text.max_captions}, must be at least 1")
   source = open_source(config.data, "train")
-  kinds = tuple({kind for name, weight in config.decoder.tasks.items() if weight for kind in NEEDS.get(name, ())})
+  kinds = needed(config.decoder.tasks)
   for index in np.random.default_rng(0).permutation(len(source)):
     try:
       some = texts(source, int(index), kinds)

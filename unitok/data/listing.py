@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from unitok import config
 from unitok.data import annotations, captions, pictures
-from unitok.data.annotations import Boxed
+from unitok.data.annotations import MEND, Boxed
 from unitok.data.record import BadRecord
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -22,7 +22,6 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 """Split names of folders and fields -> ours. `test` becomes val where there is no val, else it is left alone."""
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-MEND = "mend the line, or leave it out with data.on_bad=skip"
 UTF_8 = "save the file as UTF-8, or leave the line out with data.on_bad=skip"
 
 

@@ -1,6 +1,6 @@
 """Data sources by name. A new one is a file, a line here, and its options in `config.DATA`."""
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from unitok.config import Data, source_name
 from unitok.data.imagefolder import open_imagefolder
@@ -31,7 +31,7 @@ def captions(source: Source, index: int) -> tuple[str, ...]:
   return quick(index) if quick else source[index].captions
 
 
-def texts(source: Source, index: int, kinds: tuple[str, ...]) -> tuple[str, ...]:
+def texts(source: Source, index: int, kinds: Collection[str]) -> tuple[str, ...]:
   """A record's captions, and with "questions" or "objects" among the kinds those, questions, answers and names."""
   if not set(kinds) & {"questions", "objects"}:
     return captions(source, index)

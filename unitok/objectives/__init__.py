@@ -69,6 +69,11 @@ def possible(name: str, codes: Codes) -> bool:
   return all(codes.image is not None if kind == "image" else getattr(codes, kind) for kind in NEEDS[name])
 
 
+def needed(tasks: dict[str, float]) -> set[str]:
+  """What the objectives of a mixture need among them: "image", "text", "objects", "questions"."""
+  return {kind for name, weight in tasks.items() if weight for kind in NEEDS.get(name, ())}
+
+
 def check(options: Objectives):
   """ValueError naming a setting out of its range."""
   share = lambda x: 0 <= x <= 1

@@ -22,9 +22,9 @@ def control(name: str, loss_weight: float = 0.0) -> Part:
   return Part("special", np.array([SPECIAL.index(name)], np.int32), loss_weight)
 
 
-def seen(block: str, codes: np.ndarray) -> Part:
-  """Context whose tokens see each other."""
-  return Part(block, codes, hole=np.zeros(codes.shape, bool))
+def shown(image: np.ndarray) -> list[Part]:
+  """[boi] codes [eoi]: a picture as context, whose codes see each other."""
+  return [control("[boi]"), Part("image", image, hole=np.zeros(image.shape, bool)), control("[eoi]")]
 
 
 def prompt(*parts: Part) -> list[Part]:
@@ -35,3 +35,9 @@ def prompt(*parts: Part) -> list[Part]:
 def one_caption(codes: Codes, rng: np.random.Generator) -> np.ndarray:
   """One of the captions, evenly; empty where there is none."""
   return codes.text[rng.integers(len(codes.text))] if codes.text else np.zeros(0, np.int32)
+
+
+def caption_or_none(codes: Codes, rng: np.random.Generator, drop: float) -> np.ndarray:
+  """`one_caption`; with probability `drop` an empty one, which is the null caption of guidance."""
+  dropped = rng.random() < drop
+  return np.zeros(0, np.int32) if dropped else one_caption(codes, rng)

@@ -17,7 +17,7 @@ A picture, where the record has one, stands in front of half of the documents. T
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control, one_caption, prompt, seen
+from unitok.objectives.codes import Codes, control, one_caption, prompt, shown
 from unitok.sequence import AXES, Part
 
 LONGEST = 39
@@ -64,7 +64,7 @@ def _unknown(text: np.ndarray) -> list[tuple[int, int]]:
 def _picture(codes: Codes, rng: np.random.Generator) -> list[Part]:
   if codes.image is None or (not (np.concatenate(codes.text) < 0).any() and rng.random() < 0.5):
     return []
-  return [control("[boi]"), seen("image", codes.image), control("[eoi]")]
+  return shown(codes.image)
 
 
 def blanks(text: np.ndarray, spans: list[tuple[int, int]], mask: str) -> list[Part]:

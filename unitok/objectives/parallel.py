@@ -7,14 +7,13 @@ the ordinary factorisation.
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control, one_caption
+from unitok.objectives.codes import Codes, caption_or_none, control
 from unitok.sequence import Part
 
 
 def parallel(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   """The groups are `codes.groups` where given (-1 is context); else their number, sizes and order are drawn."""
-  dropped = rng.random() < options.caption_drop
-  caption = np.zeros(0, np.int32) if dropped else one_caption(codes, rng)
+  caption = caption_or_none(codes, rng, options.caption_drop)
   groups = codes.groups
   if groups is None:
     size = codes.image.size

@@ -66,11 +66,10 @@ def in_groups(d: Sequence) -> bool:
 def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], width: int, count: int) -> Rows:
   """Rows of `prefix + count * width` columns. The first token that is drawn from stands at column `prefix`."""
   n, b = prefix + count * width, len(documents)
-  fill = lambda name, value: np.full((b, n), value, np.int32)
-  out = Rows(fill("ids", 0), np.zeros((b, n, documents[0].positions.shape[1]), np.int32),
-             Rule(fill("o", PADDING["order"]), fill("f", PADDING["visible_from"]), fill("u", PADDING["visible_until"]),
-                  fill("s", PADDING["segment_ids"])), fill("b", -1), fill("e", -1), fill("f", n), fill("d", 0),
-             fill("t", -1), fill("t", -1))
+  fill = lambda value: np.full((b, n), value, np.int32)
+  out = Rows(ids=fill(0), positions=np.zeros((b, n, documents[0].positions.shape[1]), np.int32),
+             rule=Rule(*(fill(PADDING[name]) for name in Rule._fields)), blocks=fill(-1), ends=fill(-1), fills=fill(n),
+             draws=fill(0), texts=fill(-1), filled=fill(-1))
   for row, (d, of) in enumerate(zip(documents, passes)):
     first = first_drawn(d)
     within = np.arange(len(of)) - np.searchsorted(of, of)         # place of a token in its pass
