@@ -18,9 +18,10 @@ import small_run
 from unitok import config as c
 from unitok.checkpoint import Checkpoints, load_part
 from unitok.data.pipeline import task_names
+from unitok.models.precision import choose
 from unitok.optim import optimizer
 from unitok.run import read_vocabulary
-from unitok.steps import Language, Tokenizer, compute_dtype, decoder_state, tokenizer_state
+from unitok.steps import Language, Tokenizer, decoder_state, tokenizer_state
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 60
@@ -91,10 +92,10 @@ def everything(stage: str, workdir: Path) -> dict:
   """All parts of the newest checkpoint, which is the last step's."""
   if stage == "decoder":
     vocabulary = read_vocabulary(workdir)
-    model = Language(CONFIG.decoder, vocabulary.size, tuple(task_names(CONFIG.decoder, vocabulary)), compute_dtype("auto"))
+    model = Language(CONFIG.decoder, vocabulary.size, tuple(task_names(CONFIG.decoder, vocabulary)), choose("auto"))
     build = lambda: decoder_state(model, optimizer(TRAIN), jax.random.key(0))
   else:
-    tokenizer = Tokenizer(CONFIG.image_tokenizer, compute_dtype("auto"))
+    tokenizer = Tokenizer(CONFIG.image_tokenizer, choose("auto"))
     build = lambda: tokenizer_state(tokenizer, optimizer(TRAIN), jax.random.key(0))
   shapes, parts = jax.eval_shape(build), {}
   for name in ("params", "opt_state", "extra"):

@@ -19,9 +19,10 @@ from unitok.evaluation.report import read_metrics
 from unitok.evaluation.statistics import look_up
 from unitok.metrics import open_writers
 from unitok.model import Model
+from unitok.models.precision import choose
 from unitok.optim import optimizer
 from unitok.run import read_vocabulary
-from unitok.steps import Language, compute_dtype, decoder_state
+from unitok.steps import Language, decoder_state
 
 STEPS = 30
 CONFIG = c.Config(
@@ -54,7 +55,7 @@ def workdir(tmp_path_factory):
 def state_of(workdir):
   """Everything the newest checkpoint of the decoder holds."""
   vocabulary = read_vocabulary(workdir)
-  model = Language(CONFIG.decoder, vocabulary.size, tuple(task_names(CONFIG.decoder, vocabulary)), compute_dtype("auto"))
+  model = Language(CONFIG.decoder, vocabulary.size, tuple(task_names(CONFIG.decoder, vocabulary)), choose("auto"))
   shapes = jax.eval_shape(lambda: decoder_state(model, optimizer(CONFIG.decoder.train), jax.random.key(0)))
   parts = {name: load_part(workdir / "decoder", name, getattr(shapes, name)) for name in ("params", "opt_state", "extra")}
   return {name: value for name, (value, _, _) in parts.items()}, parts["params"][1]

@@ -13,11 +13,12 @@ from unitok.config import Config
 from unitok.data.pipeline import batches, task_names
 from unitok.data.shards import CodeShards
 from unitok.metrics import open_writers
+from unitok.models.precision import choose
 from unitok.optim import optimizer
 from unitok.run import (check_vocabulary, code_vectors, load_decoder, load_decoder_weights, read_vocabulary,
                         with_steps)
 from unitok.sharding import create, make_mesh, place
-from unitok.steps import Language, TrainState, compute_dtype, decoder_state, decoder_step, embed_codes
+from unitok.steps import Language, TrainState, decoder_state, decoder_step, embed_codes
 from unitok.vocab import Vocabulary
 
 STAGE = "decoder"
@@ -67,10 +68,10 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
   """(seed, documents, model, optimizer, state) at step 0."""
   options, seed = config.decoder, jax.random.fold_in(jax.random.key(config.seed), 2)
   documents = batches(CodeShards(workdir / "codes" / "train"), vocabulary, options, config.seed)
-  tasks, dtype = tuple(task_names(options, vocabulary)), compute_dtype(config.compute_dtype)
-  model = Language(options, vocabulary.size, tasks, dtype)
+  tasks, precision = tuple(task_names(options, vocabulary)), choose(config.compute_dtype)
+  model = Language(options, vocabulary.size, tasks, precision)
   frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
-  tx = optimizer(options.train, frozen)
+  tx = optimizer(options.train, frozen, precision.products)
   return seed, documents, model, tx, create(functools.partial(decoder_state, model, tx), mesh, seed)
 
 

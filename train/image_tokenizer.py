@@ -18,10 +18,11 @@ from unitok.data.sources import open_source
 from unitok.evaluation.report import read_metrics
 from unitok.metrics import Writers, open_writers, usage
 from unitok.models.autoencoder import check
+from unitok.models.precision import choose
 from unitok.optim import frozen_mask, optimizer
 from unitok.run import image_modality, load_image_tokenizer, load_tokenizer_weights
 from unitok.sharding import create, make_mesh, place
-from unitok.steps import Tokenizer, TrainState, compute_dtype, tokenizer_state, tokenizer_step
+from unitok.steps import Tokenizer, TrainState, tokenizer_state, tokenizer_step
 
 STAGE = "image_tokenizer"
 CACHE_BYTES = 4 << 30
@@ -41,7 +42,7 @@ def run(config: Config, workdir):
       return
     mesh = make_mesh(config.mesh)
     seed = jax.random.key(config.seed)
-    tokenizer = Tokenizer(options, compute_dtype(config.compute_dtype))
+    tokenizer = Tokenizer(options, choose(config.compute_dtype))
     frozen, whole = frozen_part(config.init.frozen, jax.eval_shape(tokenizer.init, seed)[0], STAGE)
     if frozen and frozen.get("quantizer") and all(jax.tree.leaves(frozen["quantizer"])):
       tokenizer.quantizer = tokenizer.quantizer._replace(update=_keep_codebook(tokenizer.quantizer.update))

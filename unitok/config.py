@@ -268,8 +268,9 @@ class Config:
   evaluation: Evaluation = field(default_factory=Evaluation)
   init: Init = field(default_factory=Init)
   mesh: Mesh = field(default_factory=Mesh)
-  compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-  """auto: bfloat16 on GPU and TPU, float32 on a CPU (where XLA's bfloat16 is slower)."""
+  compute_dtype: Literal["auto", "float32", "bfloat16", "mixed"] = "auto"
+  """mixed: float32, with bfloat16 factors in matrix products. auto: bfloat16 on GPU and TPU, on a CPU mixed where it
+  has bfloat16 matrix units (AMX), else float32."""
   tensorboard: bool = False
   """Also write TensorBoard events (needs tensorboardX)."""
   wandb: bool = False

@@ -12,7 +12,8 @@ from etils import epath
 from unitok import config as c
 from unitok.checkpoint import load_meta, load_part, read_config
 from unitok.modalities.image import ImageModality
-from unitok.steps import Language, Tokenizer, compute_dtype
+from unitok.models.precision import choose
+from unitok.steps import Language, Tokenizer
 from unitok.vocab import Vocabulary
 
 STEPS = "steps.json"
@@ -47,7 +48,7 @@ def with_steps(config: c.Config, workdir) -> c.Config:
 def load_image_tokenizer(workdir) -> ImageModality:
   """The newest tokenizer of workdir/image_tokenizer, with its averaged weights. ValueError where there is none."""
   config = read_config(workdir)
-  tokenizer = Tokenizer(config.image_tokenizer, compute_dtype(config.compute_dtype))
+  tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype))
   params, state = load_tokenizer_weights(workdir, tokenizer)
   return image_modality(tokenizer, params, state, config.data.image_size)
 
@@ -62,7 +63,7 @@ def load_tokenizer_weights(workdir, tokenizer: Tokenizer) -> tuple[Any, Any]:
 def code_vectors(workdir) -> np.ndarray:
   """f32[k d]: what the newest image tokenizer of workdir paints each of its codes from."""
   config = read_config(workdir)
-  tokenizer = Tokenizer(config.image_tokenizer, compute_dtype(config.compute_dtype))
+  tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype))
   params, state = load_tokenizer_weights(workdir, tokenizer)
   codes = np.arange(tokenizer.codebook_size, dtype=np.int32)
   return np.asarray(tokenizer.quantizer.lookup(params["quantizer"], state, codes, config.image_tokenizer.quantizer))
@@ -137,7 +138,7 @@ def load_decoder(workdir) -> LoadedDecoder:
   ValueError where there is none, or vocab.json is not the vocabulary of the checkpoint.
   """
   config, vocabulary = read_config(workdir), read_vocabulary(workdir)
-  model = Language(config.decoder, vocabulary.size, (), compute_dtype(config.compute_dtype))
+  model = Language(config.decoder, vocabulary.size, (), choose(config.compute_dtype))
   params, step = load_decoder_weights(workdir, model, vocabulary)
   return LoadedDecoder(model, params, vocabulary, config, step)
 

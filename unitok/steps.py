@@ -12,6 +12,7 @@ from unitok.metrics import Mean, usage
 from unitok.models.attention import rule_of
 from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
 from unitok.models.decoder import Decoder
+from unitok.models.precision import FLOAT32, Precision
 from unitok.models.quantizers import QUANTIZERS
 from unitok.optim import averaged
 
@@ -23,22 +24,15 @@ class TrainState(NamedTuple):
   extra: dict               # "average": the weights' running mean; "quantizer": its state
 
 
-def compute_dtype(name: str):
-  """bfloat16 where there is an accelerator, float32 on a CPU, unless the config says."""
-  if name == "auto":
-    name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  return jnp.dtype(name)
-
-
 # ---- image tokenizer
 
 class Tokenizer:
   """Pure functions of one autoencoder and its quantizer, closed over the config."""
 
-  def __init__(self, options: c.ImageTokenizer, dtype=jnp.float32):
-    self.options, self.dtype = options, dtype
+  def __init__(self, options: c.ImageTokenizer, precision: Precision = FLOAT32):
+    self.options, self.precision = options, precision
     self.quantizer = QUANTIZERS[options.quantizer.kind]
-    self.graph = nnx.graphdef(nnx.eval_shape(lambda: Autoencoder(options, dtype, nnx.Rngs(0))))
+    self.graph = nnx.graphdef(nnx.eval_shape(lambda: Autoencoder(options, precision, nnx.Rngs(0))))
 
   @property
   def codebook_size(self) -> int:
@@ -47,7 +41,7 @@ class Tokenizer:
   def init(self, key):
     """(params, quantizer state)."""
     network, codes = jax.random.split(key)
-    params = nnx.to_pure_dict(nnx.state(Autoencoder(self.options, self.dtype, nnx.Rngs(network)), nnx.Param))
+    params = nnx.to_pure_dict(nnx.state(Autoencoder(self.options, self.precision, nnx.Rngs(network)), nnx.Param))
     params["quantizer"], state = self.quantizer.init(codes, self.options.quantizer)
     return params, state
 
@@ -112,12 +106,13 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
 class Language:
   """Pure functions of one decoder, closed over the config."""
 
-  def __init__(self, options: c.Decoder, vocabulary_size: int, tasks: tuple[str, ...], dtype=jnp.float32):
-    self.options, self.vocabulary_size, self.tasks, self.dtype = options, vocabulary_size, tasks, dtype
+  def __init__(self, options: c.Decoder, vocabulary_size: int, tasks: tuple[str, ...],
+               precision: Precision = FLOAT32):
+    self.options, self.vocabulary_size, self.tasks, self.precision = options, vocabulary_size, tasks, precision
     self.graph = nnx.graphdef(nnx.eval_shape(self._new, jax.random.key(0)))
 
   def _new(self, key) -> Decoder:
-    return Decoder(self.options, self.vocabulary_size, self.dtype, nnx.Rngs(key))
+    return Decoder(self.options, self.vocabulary_size, self.precision, nnx.Rngs(key))
 
   def init(self, key):
     return nnx.to_pure_dict(nnx.state(self._new(key), nnx.Param))

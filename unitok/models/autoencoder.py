@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from unitok.models.precision import FLOAT32, Precision, linear
 from unitok.models.quantizers import QUANTIZERS
 
 
@@ -18,15 +19,15 @@ class Block(nnx.Module):
   nine shifted products: XLA's grouped convolution is slower on a CPU, and all else is matrix products.
   """
 
-  def __init__(self, width: int, kernel: int, dtype, rngs: nnx.Rngs):
-    self.norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+  def __init__(self, width: int, kernel: int, precision: Precision, rngs: nnx.Rngs):
+    self.norm = nnx.RMSNorm(width, dtype=precision.activations, rngs=rngs)
     taps = jnp.zeros((kernel, kernel, width)).at[kernel // 2, kernel // 2].set(1.0)
     noise = jax.random.normal(rngs.params(), taps.shape) * 0.2
     self.taps = nnx.Param(taps + noise * (kernel > 1))
     hidden = width * 4 // 3 // 8 * 8
-    self.gate_up = nnx.Linear(width, 2 * hidden, use_bias=False, dtype=dtype, rngs=rngs)
-    self.down = nnx.Linear(hidden, width, use_bias=False, dtype=dtype, rngs=rngs,
-                           kernel_init=nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal"))
+    self.gate_up = linear(width, 2 * hidden, precision, rngs)
+    self.down = linear(hidden, width, precision, rngs,
+                       kernel_init=nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal"))
 
   def __call__(self, x):
     h = depthwise(self.norm(x), self.taps[...].astype(x.dtype))
@@ -55,13 +56,13 @@ def depth_to_space(x, side: int):
 class Encoder(nnx.Module):
   """pixels f32[b h w 3] in [-1, 1] -> f32[b h/f w/f d]."""
 
-  def __init__(self, options, dim: int, dtype, rngs: nnx.Rngs):
+  def __init__(self, options, dim: int, precision: Precision, rngs: nnx.Rngs):
     self.patch, widths = options.patch, options.widths
-    self.enter = nnx.List([nnx.Linear(w * s * s, v, dtype=dtype, rngs=rngs) for w, v, s in
+    self.enter = nnx.List([linear(w * s * s, v, precision, rngs, bias=True) for w, v, s in
                            zip((3, *widths), widths, (options.patch, *[2] * (len(widths) - 1)))])
-    self.levels = nnx.List([nnx.List([Block(w, options.encoder_kernel, dtype, rngs) for _ in range(n)])
+    self.levels = nnx.List([nnx.List([Block(w, options.encoder_kernel, precision, rngs) for _ in range(n)])
                             for w, n in zip(widths, options.blocks)])
-    self.leave = nnx.Linear(widths[-1], dim, dtype=jnp.float32, rngs=rngs)
+    self.leave = linear(widths[-1], dim, FLOAT32, rngs, bias=True)
 
   def __call__(self, pixels_pm1):
     x = pixels_pm1
@@ -75,12 +76,12 @@ class Encoder(nnx.Module):
 class Painter(nnx.Module):
   """f32[b h/f w/f d] -> pixels f32[b h w 3], nominally in [-1, 1]."""
 
-  def __init__(self, options, dim: int, dtype, rngs: nnx.Rngs):
+  def __init__(self, options, dim: int, precision: Precision, rngs: nnx.Rngs):
     self.patch, widths = options.patch, options.widths[::-1]
-    self.enter = nnx.Linear(dim, widths[0], dtype=dtype, rngs=rngs)
-    self.levels = nnx.List([nnx.List([Block(w, 3, dtype, rngs) for _ in range(n)])
+    self.enter = linear(dim, widths[0], precision, rngs, bias=True)
+    self.levels = nnx.List([nnx.List([Block(w, 3, precision, rngs) for _ in range(n)])
                             for w, n in zip(widths, options.blocks[::-1])])
-    self.leave = nnx.List([nnx.Linear(w, v * s * s, dtype=dtype, rngs=rngs) for w, v, s in
+    self.leave = nnx.List([linear(w, v * s * s, precision, rngs, bias=True) for w, v, s in
                            zip(widths, (*widths[1:], 3), (*[2] * (len(widths) - 1), options.patch))])
 
   def __call__(self, z):
@@ -93,10 +94,10 @@ class Painter(nnx.Module):
 
 
 class Autoencoder(nnx.Module):
-  def __init__(self, options, dtype, rngs: nnx.Rngs):
+  def __init__(self, options, precision: Precision, rngs: nnx.Rngs):
     dim = QUANTIZERS[options.quantizer.kind].dim(options.quantizer)
-    self.encoder = Encoder(options, dim, dtype, rngs)
-    self.painter = Painter(options, dim, dtype, rngs)
+    self.encoder = Encoder(options, dim, precision, rngs)
+    self.painter = Painter(options, dim, precision, rngs)
 
 
 def to_pm1(pixels):

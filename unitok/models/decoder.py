@@ -10,27 +10,29 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok.models.attention import Rule, attend, rotate, rotation, visible
+from unitok.models.precision import Precision, linear
 
 
-def _linear(into: int, out: int, dtype, rngs, scale: float = 1.0):
-  return nnx.Linear(into, out, use_bias=False, dtype=dtype, rngs=rngs,
-                    kernel_init=nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal"))
+def _linear(into: int, out: int, precision: Precision, rngs, scale: float = 1.0):
+  return linear(into, out, precision, rngs,
+                kernel_init=nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal"))
 
 
 class Layer(nnx.Module):
   """x + attention(norm(x)), then x + SwiGLU(norm(x)) (Shazeer 2020, 2002.05202)."""
 
-  def __init__(self, options, dtype, rngs: nnx.Rngs):
+  def __init__(self, options, precision: Precision, rngs: nnx.Rngs):
+    dtype = precision.activations
     width, hidden, scale = options.width, options.hidden, 1.0 / options.layers
     self.heads, self.kv_heads, self.dim = options.heads, options.kv_heads, width // options.heads
     self.attention_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
-    self.qkv = _linear(width, (self.heads + 2 * self.kv_heads) * self.dim, dtype, rngs)
+    self.qkv = _linear(width, (self.heads + 2 * self.kv_heads) * self.dim, precision, rngs)
     self.query_norm = nnx.RMSNorm(self.dim, dtype=dtype, rngs=rngs)
     self.key_norm = nnx.RMSNorm(self.dim, dtype=dtype, rngs=rngs)
-    self.out = _linear(width, width, dtype, rngs, scale)
+    self.out = _linear(width, width, precision, rngs, scale)
     self.mlp_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
-    self.gate_up = _linear(width, 2 * hidden, dtype, rngs)
-    self.down = _linear(hidden, width, dtype, rngs, scale)
+    self.gate_up = _linear(width, 2 * hidden, precision, rngs)
+    self.down = _linear(hidden, width, precision, rngs, scale)
 
   def project(self, x, turn):
     """x [b n w] -> q [b n h d], k and v [b g n d], rotated; rows stay flat for the product."""
@@ -55,8 +57,9 @@ class Cache(NamedTuple):
 
 
 class Decoder(nnx.Module):
-  def __init__(self, options, vocabulary_size: int, dtype, rngs: nnx.Rngs):
+  def __init__(self, options, vocabulary_size: int, precision: Precision, rngs: nnx.Rngs):
     check(options)
+    dtype = precision.activations
     self.options, self.dtype = options, dtype
     # the input embedding has unit scale beside an untied head: tying them slowed these small models down
     self.embed = nnx.Embed(vocabulary_size, options.width, dtype=dtype, rngs=rngs,
@@ -65,10 +68,10 @@ class Decoder(nnx.Module):
       grid = lambda: nnx.Embed(options.grid_embedding, options.width, dtype=dtype, rngs=rngs,
                                embedding_init=nnx.initializers.normal(0.2))
       self.row, self.column = grid(), grid()
-    build = nnx.vmap(lambda r: Layer(options, dtype, r), in_axes=0, out_axes=0)
+    build = nnx.vmap(lambda r: Layer(options, precision, r), in_axes=0, out_axes=0)
     self.layers = build(rngs.split(options.layers))
     self.norm = nnx.RMSNorm(options.width, dtype=dtype, rngs=rngs)
-    self.head = _linear(options.width, vocabulary_size, dtype, rngs, 0.1)
+    self.head = _linear(options.width, vocabulary_size, precision, rngs, 0.1)
 
   def _turn(self, positions):
     return rotation(positions, self.options.width // self.options.heads, self.options.rope_base)
