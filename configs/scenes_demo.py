@@ -59,8 +59,8 @@ def get_config() -> Config:
       image_tokenizer=ImageTokenizer(
           widths=(128,), blocks=(2,), patch=6, encoder_kernel=1,
           quantizer=Quantizer(kind="l2", codebook_size=512, code_dim=8),
-          train=Train(steps=8_000, batch_size=8, learning_rate=4e-3, warmup_steps=100, weight_decay=0.0,
-                      ema_decay=0.995, log_every=100, save_every=8_000, sample_every=2_000)),
+          train=Train(steps=6_000, batch_size=8, learning_rate=4e-3, warmup_steps=100, weight_decay=0.0,
+                      ema_decay=0.995, log_every=100, save_every=6_000, sample_every=2_000)),
       decoder=Decoder(
           layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=104, unroll=4,
           tasks=dict(text_to_image=0.46, image_to_text=0.33, infill=0.19, text=0.02),

@@ -95,7 +95,7 @@ def everything(stage: str, workdir: Path) -> dict:
     model = Language(CONFIG.decoder, vocabulary.size, tuple(task_names(CONFIG.decoder, vocabulary)), choose("auto"))
     build = lambda: decoder_state(model, optimizer(TRAIN), jax.random.key(0))
   else:
-    tokenizer = Tokenizer(CONFIG.image_tokenizer, choose("auto"))
+    tokenizer = Tokenizer(CONFIG.image_tokenizer, choose("auto", mixed=False))
     build = lambda: tokenizer_state(tokenizer, optimizer(TRAIN), jax.random.key(0))
   shapes, parts = jax.eval_shape(build), {}
   for name in ("params", "opt_state", "extra"):

@@ -42,7 +42,7 @@ def run(config: Config, workdir):
       return
     mesh = make_mesh(config.mesh)
     seed = jax.random.key(config.seed)
-    tokenizer = Tokenizer(options, choose(config.compute_dtype))
+    tokenizer = Tokenizer(options, choose(config.compute_dtype, mixed=False))
     frozen, whole = frozen_part(config.init.frozen, jax.eval_shape(tokenizer.init, seed)[0], STAGE)
     if frozen and frozen.get("quantizer") and all(jax.tree.leaves(frozen["quantizer"])):
       tokenizer.quantizer = tokenizer.quantizer._replace(update=_keep_codebook(tokenizer.quantizer.update))

@@ -270,7 +270,7 @@ class Config:
   mesh: Mesh = field(default_factory=Mesh)
   compute_dtype: Literal["auto", "float32", "bfloat16", "mixed"] = "auto"
   """mixed: float32, with bfloat16 factors in matrix products. auto: bfloat16 on GPU and TPU, on a CPU mixed where it
-  has bfloat16 matrix units (AMX), else float32."""
+  has bfloat16 matrix units (AMX), else float32. The image tokenizer is float32 on a CPU: mixed it learned less."""
   tensorboard: bool = False
   """Also write TensorBoard events (needs tensorboardX)."""
   wandb: bool = False

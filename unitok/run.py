@@ -48,7 +48,7 @@ def with_steps(config: c.Config, workdir) -> c.Config:
 def load_image_tokenizer(workdir) -> ImageModality:
   """The newest tokenizer of workdir/image_tokenizer, with its averaged weights. ValueError where there is none."""
   config = read_config(workdir)
-  tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype))
+  tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype, mixed=False))
   params, state = load_tokenizer_weights(workdir, tokenizer)
   return image_modality(tokenizer, params, state, config.data.image_size)
 
@@ -63,7 +63,7 @@ def load_tokenizer_weights(workdir, tokenizer: Tokenizer) -> tuple[Any, Any]:
 def code_vectors(workdir) -> np.ndarray:
   """f32[k d]: what the newest image tokenizer of workdir paints each of its codes from."""
   config = read_config(workdir)
-  tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype))
+  tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype, mixed=False))
   params, state = load_tokenizer_weights(workdir, tokenizer)
   codes = np.arange(tokenizer.codebook_size, dtype=np.int32)
   return np.asarray(tokenizer.quantizer.lookup(params["quantizer"], state, codes, config.image_tokenizer.quantizer))

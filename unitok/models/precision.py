@@ -27,11 +27,11 @@ PRECISIONS = {"float32": Precision(jnp.dtype("float32"), jnp.dtype("float32")),
 FLOAT32 = PRECISIONS["float32"]
 
 
-def choose(name: str) -> Precision:
-  """The precision of Config.compute_dtype; `auto` is bfloat16 on GPU and TPU, on a CPU mixed where it has the units
-  for it, else float32."""
+def choose(name: str, mixed: bool = True) -> Precision:
+  """The precision of Config.compute_dtype; `auto` is bfloat16 on GPU and TPU, on a CPU mixed where that is allowed and
+  the units are there, else float32."""
   if name == "auto":
-    name = "bfloat16" if jax.default_backend() != "cpu" else "mixed" if _matrix_units() else "float32"
+    name = "bfloat16" if jax.default_backend() != "cpu" else "mixed" if mixed and _matrix_units() else "float32"
   return PRECISIONS[name]
 
 
