@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from unitok import config as c
-from unitok.models.attention import Rule, attend, rotate, rotation, visible
+from unitok.models.attention import rotate, rotation
 from unitok.models.decoder import check
+from unitok.models.rule import Rule
 from unitok.optim import optimizer
 from unitok.sequence import Batch
 from unitok.steps import Language, decoder_state, decoder_step, embed_codes
@@ -20,25 +21,6 @@ OPTIONS = c.Decoder(layers=2, width=32, heads=4, kv_heads=2, hidden=48, grid_emb
 def causal(b: int, l: int) -> Rule:
   order = jnp.tile(jnp.arange(l), (b, 1))
   return Rule(order, order, jnp.full((b, l), 2**30), jnp.ones((b, l), jnp.int32))
-
-
-def test_attend_equals_jax_with_the_same_mask():
-  key = jax.random.split(jax.random.key(0), 3)
-  q = jax.random.normal(key[0], (2, 9, 4, 8))
-  k, v = (jax.random.normal(key[n], (2, 9, 2, 8)) for n in (1, 2))
-  rule = causal(2, 9)
-  mask = visible(rule, rule)
-  wanted = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-  np.testing.assert_allclose(attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask), wanted, atol=1e-5)
-
-
-def test_a_query_that_sees_nothing_gives_zeros_and_finite_gradients():
-  x = jax.random.normal(jax.random.key(0), (1, 4, 2, 8))
-  mask = jnp.ones((1, 4, 4), bool).at[0, 2].set(False)
-  keys = x.swapaxes(1, 2)
-  out = attend(x, keys, keys, mask)
-  assert (np.asarray(out[0, 2]) == 0).all() and (np.asarray(out[0, 1]) != 0).any()
-  assert np.isfinite(jax.grad(lambda y: attend(y, y.swapaxes(1, 2), y.swapaxes(1, 2), mask).sum())(x)).all()
 
 
 def test_equal_axes_give_the_one_dimensional_rotary_embedding():

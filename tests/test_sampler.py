@@ -7,7 +7,7 @@ import pytest
 
 from unitok import config as c
 from unitok.config import Sampling
-from unitok.models import attention
+from unitok.models import rule as rules_of
 from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes, control
 from unitok.objectives.glm import blanks
@@ -111,7 +111,7 @@ def forward(sampler, document) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=0)
 def whole(language, params, batch):
   """The uncached model on a Batch of one shape, so that it compiles once."""
-  return language.model(params)(batch.inputs, batch.positions, attention.rule_of(batch))
+  return language.model(params)(batch.inputs, batch.positions, rules_of.rule_of(batch))
 
 
 def legal(document, at: int) -> np.ndarray:
@@ -345,8 +345,8 @@ def test_a_target_depends_on_what_the_rule_shows_and_on_no_other(name):
     seen = visible(document.order, document.visible_from, document.visible_until, np.ones(length, int))
     at = np.flatnonzero(document.loss_weights)
     assert np.array_equal(depends[at], seen[at] | np.eye(length, dtype=bool)[at]), name
-    rule = attention.rule_of(row)
-    assert np.array_equal(attention.visible(rule, rule)[0, :length, :length], seen)    # itself included
+    rule = rules_of.rule_of(row)
+    assert np.array_equal(rules_of.visible(rule, rule)[0, :length, :length], seen)    # itself included
 
 
 def packed(documents, length: int) -> Batch:

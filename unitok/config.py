@@ -197,6 +197,9 @@ class Decoder:
   rope_base: float = 1_000.0
   grid_embedding: int = 64
   """Rows and columns of a picture that have a learned embedding, added to the rotary positions; 0: none."""
+  attention: Literal["auto", "dense", "blocks", "fused"] = "auto"
+  """dense: with the whole mask; blocks: by blocks of 128 tokens, what nobody sees passed over; fused: the same in a
+  kernel for GPU and TPU; auto: dense in rows of less than 512 tokens (2,048 on GPU and TPU), else blocks or fused."""
   row_length: int = 256
   """Tokens of a packed training row."""
   z_loss: float = 1e-4

@@ -65,6 +65,20 @@ def place_batch(batch, mesh):
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
+def over_rows(function, heads: tuple, axes: tuple[int, ...], rows):
+  """function(*heads, rows) on each device's own rows and heads, where the mesh in use has several devices.
+
+  heads: arrays [b …] whose side `axes` counts heads and may be split over "tensor"; rows: a tree of arrays [b …]; the
+  result is as the first of `heads`. What a row does (how many blocks it looks at) then binds no other device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return function(*heads, rows)
+  split = all(x.shape[axis] % mesh.shape["tensor"] == 0 for x, axis in zip(heads, axes))
+  specs = tuple(P(*BATCH, *[None] * (axis - 1), "tensor" if split else None) for axis in axes)
+  return jax.shard_map(function, in_specs=(*specs, jax.tree.map(lambda _: BATCH, rows)), out_specs=specs[0])(*heads, rows)
+
+
 def check_batch(size: int, mesh, name: str):
   """ValueError where a batch of `size` rows does not divide over the mesh; `name` is the config field."""
   shares = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -9,10 +9,10 @@ from flax import nnx
 from unitok import config as c
 from unitok.losses import by_task, masked_loss
 from unitok.metrics import Mean, usage
-from unitok.models.attention import rule_of
 from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
 from unitok.models.decoder import Decoder
 from unitok.models.precision import FLOAT32, Precision
+from unitok.models.rule import rule_of
 from unitok.models.quantizers import QUANTIZERS
 from unitok.optim import averaged
 

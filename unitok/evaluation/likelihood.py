@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unitok.evaluation.examples import Context, Examples, Figure, Result
-from unitok.models.attention import Rule
+from unitok.models.rule import Rule
 from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes
 from unitok.sequence import FOREVER, PADDING, Sequence, build

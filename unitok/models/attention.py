@@ -1,40 +1,49 @@
-"""The one attention rule, and attention by it.
-
-Token j is visible to token i exactly when
-
-    segment_ids[j] == segment_ids[i]  and  visible_from[j] <= order[i] <= visible_until[j]
-"""
+"""Attention by the one rule: what computes it, and rotary positions."""
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from unitok.models.block_attention import Blocks, attend_blocks, blocks_of
+from unitok.models.fused_attention import Fused, attend_fused, fused_of
+from unitok.models.rule import Rule, visible
+from unitok.sharding import over_rows
 
-class Rule(NamedTuple):
-  """The integers of n tokens a row, i32[b n] each; padding is (-1, large, -1, 0)."""
-  order: jax.Array
-  visible_from: jax.Array
-  visible_until: jax.Array
-  segment_ids: jax.Array
-
-
-def rule_of(batch) -> Rule:
-  return Rule(batch.order, batch.visible_from, batch.visible_until, batch.segment_ids)
+LONG, LONG_FUSED = 512, 2048
+"""Tokens of a row from which the whole mask gives way: on a CPU to blocks, on GPU and TPU to the fused kernel (there the
+whole mask is fast while it fits)."""
 
 
-def visible(queries: Rule, keys: Rule):
-  """bool[b q k]."""
-  order = queries.order[:, :, None]
-  return ((queries.segment_ids[:, :, None] == keys.segment_ids[:, None, :])
-          & (keys.visible_from[:, None, :] <= order) & (order <= keys.visible_until[:, None, :]))
+class Mask(NamedTuple):
+  """Who sees whom, written out: bool[b q k]."""
+  pairs: jax.Array
 
 
-def attend(q, k, v, mask):
+def look(rule: Rule, kind: str = "auto") -> Mask | Blocks | Fused:
+  """What `attend` must know of a rule, made once for all layers; kind: a name in ATTENTION, or auto, by the length."""
+  if kind == "auto":
+    length, cpu = rule.order.shape[1], jax.default_backend() == "cpu"
+    kind = ("blocks" if cpu else "fused") if length >= (LONG if cpu else LONG_FUSED) else "dense"
+  return ATTENTION[kind](rule)
+
+
+ATTENTION = {"dense": lambda rule: Mask(visible(rule, rule)), "blocks": blocks_of, "fused": fused_of}
+"""dense: the mask written out; blocks: XLA's loops over blocks; fused: a Pallas kernel (interpreted on a CPU)."""
+
+
+def attend(q, k, v, seen: Mask | Blocks | Fused):
   """Softmax attention in float32; a query that sees nothing gives zeros.
 
-  q [b q h d], k and v [b g k d] with h a multiple of g (grouped queries, 2305.13245), mask bool[b q k].
+  q [b q h d], k and v [b g k d] with h a multiple of g (grouped queries, 2305.13245) -> [b q h d].
   Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over.
   """
+  if isinstance(seen, Mask):
+    return attend_dense(q, k, v, seen.pairs)
+  return over_rows(attend_blocks if isinstance(seen, Blocks) else attend_fused, (q, k, v), (2, 1, 1), seen)
+
+
+def attend_dense(q, k, v, mask):
+  """By a mask bool[b q k]."""
   b, n, h, d = q.shape
   groups, each = k.shape[1], h // k.shape[1]
   q = q.reshape(b, n, groups, each, d).transpose(0, 2, 3, 1, 4).reshape(b, groups, each * n, d)

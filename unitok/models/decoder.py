@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok.models.attention import Rule, attend, rotate, rotation, visible
+from unitok.models.attention import Mask, attend, look, rotate, rotation
 from unitok.models.precision import Precision, linear
+from unitok.models.rule import Rule, visible
 
 
 def _linear(into: int, out: int, precision: Precision, rngs, scale: float = 1.0):
@@ -87,13 +88,13 @@ class Decoder(nnx.Module):
 
   def hidden(self, ids, positions, rule: Rule):
     """ids i32[b l], positions i32[b l K] -> the last layer's output [b l w], normalised."""
-    mask, turn = visible(rule, rule), self._turn(positions)
+    seen, turn = look(rule, self.options.attention), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
 
     def one(x, weights):
       layer = nnx.merge(graph, weights)
       q, k, v = layer.project(x, turn)
-      return layer.finish(x, attend(q, k, v, mask)), None
+      return layer.finish(x, attend(q, k, v, seen)), None
 
     x, _ = jax.lax.scan(one, self.enter(ids, positions), stacked, unroll=self.options.unroll)
     return self.norm(x)
@@ -117,7 +118,7 @@ class Decoder(nnx.Module):
     to these tokens by the rule, which holds for any document in its own order of computation.
     """
     written = jnp.arange(cache.keys[0].shape[2]) < at + ids.shape[1]
-    mask, turn = visible(rule, cache_rule) & written, self._turn(positions)
+    seen, turn = Mask(visible(rule, cache_rule) & written), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
     x, keys, values = self.enter(ids, positions), [], []
     for n in range(self.options.layers):
@@ -125,7 +126,7 @@ class Decoder(nnx.Module):
       q, k, v = layer.project(x, turn)
       keys.append(jax.lax.dynamic_update_slice_in_dim(cache.keys[n], k, at, 2))
       values.append(jax.lax.dynamic_update_slice_in_dim(cache.values[n], v, at, 2))
-      x = layer.finish(x, attend(q, keys[-1], values[-1], mask))
+      x = layer.finish(x, attend(q, keys[-1], values[-1], seen))
     return self.norm(x), Cache(tuple(keys), tuple(values))
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unitok.config import Sampling
-from unitok.models.attention import Rule
+from unitok.models.rule import Rule
 from unitok.sampling import rules
 from unitok.sequence import FOREVER, PADDING, Sequence
 from unitok.vocab import Vocabulary

@@ -1,0 +1,170 @@
+"""Attention block by block, from the three integers alone: no n x n mask, blocks that nobody sees are passed over.
+
+Softmax is taken as the blocks come (Milakov 2018, 1805.02867; FlashAttention, 2205.14135), backwards the weights are
+made again from the logarithm of their sum (2307.08691), so memory grows with the length, not with its square.
+"""
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unitok.models.rule import NOTHING, Rule, visible
+
+SIZE = 128
+"""Tokens of a block. On a CPU 64 and 256 were slower (tests/benchmarks/attention.py)."""
+
+
+class Blocks(NamedTuple):
+  """Which blocks of keys each block of queries may see. `count` of `keys` are meant, the others are not looked at."""
+  rule: Rule          # i32[b n] each, n a multiple of SIZE
+  keys: jax.Array     # i32[b blocks blocks]: numbers of key blocks, those to be looked at first
+  count: jax.Array    # i32[b blocks]
+  queries: jax.Array  # i32[b blocks blocks], [b blocks]: the same for each block of keys
+  seen: jax.Array
+
+
+def blocks_of(rule: Rule) -> Blocks:
+  """From the least and greatest integers of each block; padding counts for nothing."""
+  length = rule.order.shape[1]
+  rule = pad(rule, -length % SIZE)
+  some = rule.segment_ids > 0
+  ends = lambda x: tuple(jnp.where(some, x, fill).reshape(len(x), -1, SIZE) for fill in (2**30, -2**30))
+  low = lambda x: ends(x)[0].min(-1)
+  high = lambda x: ends(x)[1].max(-1)
+  q, k = (lambda x: x[:, :, None]), (lambda x: x[:, None, :])
+  pairs = ((q(high(rule.order)) >= k(low(rule.visible_from))) & (q(low(rule.order)) <= k(high(rule.visible_until)))
+           & (q(high(rule.segment_ids)) >= k(low(rule.segment_ids)))
+           & (q(low(rule.segment_ids)) <= k(high(rule.segment_ids))))
+  first = lambda x: jnp.argsort(~x, -1, stable=True).astype(jnp.int32)
+  other = pairs.swapaxes(1, 2)
+  return Blocks(rule, first(pairs), pairs.sum(-1, dtype=jnp.int32), first(other), other.sum(-1, dtype=jnp.int32))
+
+
+def pad(rule: Rule, more: int) -> Rule:
+  """The rule with `more` tokens of padding behind each row."""
+  return Rule(*(jnp.pad(x, ((0, 0), (0, more)), constant_values=nothing) for x, nothing in zip(rule, NOTHING)))
+
+
+@jax.custom_vjp
+def attend_blocks(q, k, v, blocks: Blocks):
+  """As `attention.attend`: q [b n h d], k and v [b g n d] -> [b n h d]; a query that sees nothing gives zeros."""
+  return _forward(q, k, v, blocks)[0]
+
+
+def _forward(q, k, v, blocks):
+  length = q.shape[1]
+  q, k, v = _head_first(q, k), _padded(k, 2), _padded(v, 2)
+  out, log_sum = jax.lax.map(_forward_row, (q, k, v, blocks.rule, blocks.keys, blocks.count))
+  kept = (q, k, v, blocks, out, log_sum)
+  return _back(out, length), kept
+
+
+def _padded(x, axis: int):
+  more = [(0, 0)] * x.ndim
+  more[axis] = (0, -x.shape[axis] % SIZE)
+  return jnp.pad(x, more)
+
+
+def _head_first(q, k):
+  """[b n h d] -> [b g h/g n d], padded and scaled."""
+  b, _, h, d = q.shape
+  return _padded((q * d**-0.5).transpose(0, 2, 1, 3), 2).reshape(b, k.shape[1], h // k.shape[1], -1, d)
+
+
+def _back(x, length: int):
+  """[b g e n d] -> [b length h d]."""
+  b, g, e, n, d = x.shape
+  return x.reshape(b, g * e, n, d)[:, :, :length].transpose(0, 2, 1, 3)
+
+
+def _cut(x, number, axis: int):
+  return jax.lax.dynamic_slice_in_dim(x, number * SIZE, SIZE, axis)
+
+
+def _put(x, part, number, axis: int):
+  return jax.lax.dynamic_update_slice_in_dim(x, part.astype(x.dtype), number * SIZE, axis)
+
+
+def _mask(rule, i, j):
+  """bool[SIZE SIZE] of a block of queries and one of keys."""
+  queries, keys = (Rule(*(_cut(x, n, 0)[None] for x in rule)) for n in (i, j))
+  return visible(queries, keys)[0]
+
+
+def _times(how, a, b):
+  return jnp.einsum(how, a, b, preferred_element_type=jnp.float32)
+
+
+def _forward_row(row):
+  """q [g e n d], k and v [g n d] -> out [g e n d], log of the weights' sum f32[g e n]."""
+  q, k, v, rule, keys, count = row
+  g, e, n, d = q.shape
+
+  def queries(i, done):
+    mine = _cut(q, i, 2).reshape(g, e * SIZE, d)
+
+    def one(step, state):
+      total, weight, most = state
+      j = keys[i, step]
+      scores = _times("gqd,gkd->gqk", mine, _cut(k, j, 1)).reshape(g, e, SIZE, SIZE)
+      scores = jnp.where(_mask(rule, i, j), scores, -jnp.inf).reshape(g, e * SIZE, SIZE)
+      higher = jnp.maximum(most, scores.max(-1))      # at least -1e30: never the difference of two infinities
+      weights, keep = jnp.exp(scores - higher[..., None]), jnp.exp(most - higher)
+      total = total * keep[..., None] + _times("gqk,gkd->gqd", weights.astype(v.dtype), _cut(v, j, 1))
+      return total, weight * keep + weights.sum(-1), higher
+
+    like = jnp.zeros_like(mine[..., 0], jnp.float32)
+    total, weight, most = jax.lax.fori_loop(0, count[i], one, (jnp.zeros_like(mine, jnp.float32), like, like - 1e30))
+    # what sees nothing has no weight: its output is 0, and so are the weights made again from a sum of e^1e30
+    sees = weight > 0
+    out = total / jnp.where(sees, weight, 1.0)[..., None]
+    log_sum = jnp.where(sees, most + jnp.log(jnp.where(sees, weight, 1.0)), 1e30)
+    return (_put(done[0], out.reshape(g, e, SIZE, d), i, 2), _put(done[1], log_sum.reshape(g, e, SIZE), i, 2))
+
+  return jax.lax.fori_loop(0, n // SIZE, queries, (jnp.zeros_like(q), jnp.zeros_like(q[..., 0], jnp.float32)))
+
+
+def _backward(kept, grad):
+  q, k, v, blocks, out, log_sum = kept
+  b, length, h, d = grad.shape
+  grad = _padded(grad.transpose(0, 2, 1, 3), 2).reshape(q.shape)
+  aside = (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+  rows = (q, k, v, grad, log_sum, aside, blocks.rule, blocks.queries, blocks.seen)
+  dq, dk, dv = jax.lax.map(_backward_row, rows)
+  dq = _back(dq, length) * d**-0.5
+  nothing = jax.tree.map(lambda x: None, blocks)
+  return dq.astype(q.dtype), dk[:, :, :length].astype(k.dtype), dv[:, :, :length].astype(v.dtype), nothing
+
+
+def _backward_row(row):
+  """The gradients f32 of q [g e n d], k and v [g n d] in one walk over the blocks, key block by key block."""
+  q, k, v, grad, log_sum, aside, rule, queries, seen = row
+  g, e, n, d = q.shape
+  flat = lambda x: x.reshape(g, e * SIZE, *x.shape[3:])
+
+  def keys(j, done):
+    dq, dk, dv = done
+    k_j, v_j = _cut(k, j, 1), _cut(v, j, 1)
+
+    def one(step, state):
+      dq, dk_j, dv_j = state
+      i = queries[j, step]
+      q_i, grad_i = flat(_cut(q, i, 2)), flat(_cut(grad, i, 2))
+      scores = _times("gqd,gkd->gqk", q_i, k_j).reshape(g, e, SIZE, SIZE)
+      scores = jnp.where(_mask(rule, i, j), scores, -jnp.inf) - _cut(log_sum, i, 2)[..., None]
+      weights = jnp.exp(scores).reshape(g, e * SIZE, SIZE)
+      by_scores = weights * (_times("gqd,gkd->gqk", grad_i, v_j) - flat(_cut(aside, i, 2))[..., None])
+      weights, by_scores = weights.astype(v.dtype), by_scores.astype(q.dtype)
+      dq_i = _times("gqk,gkd->gqd", by_scores, k_j).reshape(g, e, SIZE, d)
+      dq = _put(dq, _cut(dq, i, 2) + dq_i, i, 2)
+      return dq, dk_j + _times("gqk,gqd->gkd", by_scores, q_i), dv_j + _times("gqk,gqd->gkd", weights, grad_i)
+
+    none = jnp.zeros_like(k_j, jnp.float32)
+    dq, dk_j, dv_j = jax.lax.fori_loop(0, seen[j], one, (dq, none, none))
+    return dq, _put(dk, dk_j, j, 1), _put(dv, dv_j, j, 1)
+
+  none = jnp.zeros_like(k, jnp.float32)
+  return jax.lax.fori_loop(0, n // SIZE, keys, (jnp.zeros_like(q, jnp.float32), none, none))
+
+
+attend_blocks.defvjp(_forward, _backward)
