@@ -8,6 +8,7 @@ from PIL import Image
 from unitok import config
 from unitok.data.annotations import Boxed, placed
 from unitok.data.imagefolder import open_imagefolder
+from unitok.data.pictures import frame
 from unitok.data.record import BadRecord
 from unitok.data.sources import problems, texts
 
@@ -17,13 +18,13 @@ WHOLE = Boxed("ring", (30.0, 0.0, 30.0, 60.0))    # the middle third of 90 x 60 
 @pytest.mark.parametrize("resize, box", [
     ("fit", (1 / 3, 0.0, 2 / 3, 1.0)), ("crop", (0.25, 0.0, 0.75, 1.0)), ("pad", (1 / 3, 1 / 6, 2 / 3, 5 / 6))])
 def test_boxes_follow_the_picture(resize, box):
-  assert placed([WHOLE], (60, 90), resize, "x")[0].box == pytest.approx(box)
+  assert placed([WHOLE], (60, 90), frame((60, 90), (32, 32), resize), "x")[0].box == pytest.approx(box)
 
 
 def test_what_a_crop_leaves_out_is_gone():
   left, edge = Boxed("left", (0.0, 0.0, 15.0, 60.0)), Boxed("edge", (0.0, 0.0, 30.0, 60.0))
-  assert [one.name for one in placed([left, edge], (60, 90), "crop", "x")] == ["edge"]
-  assert placed([edge], (60, 90), "crop", "x")[0].box == pytest.approx((0, 0, 0.25, 1))
+  assert [one.name for one in placed([left, edge], (60, 90), frame((60, 90), (32, 32), "crop"), "x")] == ["edge"]
+  assert placed([edge], (60, 90), frame((60, 90), (32, 32), "crop"), "x")[0].box == pytest.approx((0, 0, 0.25, 1))
 
 
 def folder(tmp_path, **fields):

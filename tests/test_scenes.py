@@ -89,7 +89,7 @@ def test_boxes_are_exact(shape, size):
   side, centres = 360, ((0.5, 0.5), (0.1666, 0.8414), (0.4871, 0.1713))
   scene = Scene(tuple(Thing(size, "red", shape, "centre") for _ in centres), "white", centres)
   for centre, box in zip(centres, scene.boxes):
-    part = coverage(shape, size, centre, side)
+    part = coverage(shape, size, centre, side, side)
     for axis, low, high in ((0, box[0], box[2]), (1, box[1], box[3])):
       inside, touched = (np.flatnonzero((part > least).any(axis)) + 0.5 for least in (0.5, 0))
       assert low * side <= inside[0] and inside[-1] <= high * side

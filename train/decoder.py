@@ -67,7 +67,8 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
 def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
   """(seed, documents, model, optimizer, state) at step 0."""
   options, seed = config.decoder, jax.random.fold_in(jax.random.key(config.seed), 2)
-  documents = batches(CodeShards(workdir / "codes" / "train"), vocabulary, options, config.seed)
+  folders = [epath.Path(folder) / "codes" / "train" for folder in (workdir, *options.also)]
+  documents = batches([CodeShards(folder) for folder in folders], vocabulary, options, config.seed)
   tasks, precision = tuple(task_names(options, vocabulary)), choose(config.compute_dtype)
   model = Language(options, vocabulary.size, tasks, precision)
   frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)

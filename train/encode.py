@@ -22,6 +22,8 @@ from unitok.vocab import Vocabulary, make_vocabulary
 
 BATCH = 256
 """Pictures encoded at once."""
+SIDES = 256
+"""Numbers of rows or columns that have a token, 0 .. 255."""
 
 
 def run(config: c.Config, workdir: epath.Path) -> Vocabulary:
@@ -34,7 +36,9 @@ def run(config: c.Config, workdir: epath.Path) -> Vocabulary:
   fingerprints = {"text": text.fingerprint, "image": image.fingerprint}
   sizes = {"text": text.size, "image": image.size}
   if "objects" in needed(config.decoder.tasks):
-    sizes["location"] = LocationModality.size    # last, and only where it is used: its ids cost memory and time
+    sizes["location"] = LocationModality.size    # behind these, and only where used: ids cost memory and time
+  if config.decoder.objectives.size_tokens:
+    sizes["size"] = SIDES
   vocabulary, path = make_vocabulary(sizes, fingerprints), workdir / "vocab.json"
   if path.exists() and read_vocabulary(workdir).fingerprint != vocabulary.fingerprint:
     raise ValueError(f"{path}: of other tokenizers than this workdir's; remove it and {workdir / 'codes'} to encode "
@@ -43,7 +47,7 @@ def run(config: c.Config, workdir: epath.Path) -> Vocabulary:
   del description["on_bad"]   # changes no code
   columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
   for split in SPLITS:
-    source = open_source(config.data, split)
+    source = open_source(config.data, split, sizes=split == "train")
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
       task = bar.add_task(f"encoding {split}", total=len(source))
       manifest = write_shards(workdir / "codes" / split, source, text, image, fingerprints, config.data.on_bad, BATCH,

@@ -34,7 +34,7 @@ VALIDATION = 1_000
 def run(config: Config, workdir):
   """Trains, or goes on, until workdir/image_tokenizer holds step `train.steps`."""
   options, workdir = config.image_tokenizer, epath.Path(workdir)
-  check(options, config.data.image_size)
+  check(options, config.data.image_size, config.data.sizes)
   with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
     if checkpoints.latest() == options.train.steps:
       print(f"{STAGE}: already trained to step {options.train.steps} in {checkpoints.folder}")

@@ -53,6 +53,8 @@ class Generate(Drawing):
   """Draw a picture for each prompt."""
   passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")] = None
   """Draw in so many groups of codes (a model trained on the objective parallel); 0: code by code."""
+  size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="(default: the run's square)")] = None
+  """Height and width of the pictures in pixels."""
   texts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT…", help_behavior_hint="")] = ()
   """Prompts; "" draws whatever the model likes."""
   prompts: Annotated[str, arg(metavar="FILE")] = ""

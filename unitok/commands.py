@@ -38,7 +38,7 @@ def generate(o) -> Said:
     raise ValueError("generate: no prompts; give some (unitok generate --model DIR \"a red circle\") or --prompts FILE")
   model, data, start = _open(o)
   sampling = _sampling(o, model.config.sampling)
-  images = model.generate(prompts, sampling, o.seed, o.batch_size)
+  images = model.generate(prompts, sampling, o.seed, o.batch_size, o.size)
   width = len(str(len(prompts) - 1))
   files = [save(Path(o.out) / f"{n:0{width}d}{_slug(prompt)}.png", image)
            for n, (prompt, image) in enumerate(zip(prompts, images))]

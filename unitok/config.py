@@ -20,6 +20,9 @@ class Data:
   """Side of the square pictures the tokenizer sees, pixels."""
   resize: Literal["fit", "crop", "pad"] = "crop"
   """fit: stretch to the square; crop: scale the short side, cut the centre; pad: scale the long side, fill."""
+  sizes: tuple[tuple[int, int], ...] = ()
+  """(height, width) in pixels that the decoder's training pictures may have: each takes the one nearest to its own
+  aspect ratio. Left out: all are squares, as the tokenizer's training and the evaluation are in any case."""
   background: tuple[int, int, int] = (255, 255, 255)
   """RGB 0..255 behind transparent pixels and padding."""
   on_bad: Literal["stop", "skip"] = "stop"
@@ -38,6 +41,8 @@ class Scenes(Data):
   held_out: tuple[str, ...] = ("red circle", "blue square", "green triangle", "yellow cross", "purple bar",
                                "orange ring")
   """"colour shape" combinations that training never shows."""
+  changes: bool = False
+  """A scene is also an interleaved document: caption, picture, a change asked for in words, the changed picture."""
   seed: int = 0
   """Seed of the pictures."""
 
@@ -181,6 +186,12 @@ class Objectives:
   """parallel: a picture is drawn in so many groups at least, and in as many as it has codes at most."""
   raster_share: float = 0.1
   """parallel: share of documents whose order is the raster's; it is random in the others."""
+  size_tokens: bool = False
+  """The numbers of a picture's rows and columns stand before its codes."""
+  row_ends: bool = False
+  """A token ends every row of codes (Emu3, Lumina-mGPT), but in infill and parallel."""
+  training_grid: int = 0
+  """Positions of a picture with a longer side than so many codes are scaled down to it (2306.15595); 0: never."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +221,14 @@ class Decoder:
       text_to_image=1.0, image_to_text=1.0, infill=1.0, text=1.0))
   """Objective -> weight of its targets in the loss (1 where not named): a caption has few beside a picture."""
   objectives: Objectives = field(default_factory=Objectives)
+  also: tuple[str, ...] = ()
+  """Folders of other runs whose training codes are mixed in; encoded with this run's tokenizers (`--init.from`)."""
+  temperature: float = 1.0
+  """Of several sets: each gives documents in proportion to its records to the power of 1 / temperature; 1: by their
+  number, larger: more evenly."""
+  gradients_every: int = 0
+  """Steps between measurements of each task's gradient norm and of the cosines between tasks (a step each for every
+  task); 0: never."""
   train: Train = field(default_factory=Train)
 
 

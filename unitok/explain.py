@@ -52,7 +52,7 @@ def rows(d: Sequence, name: Callable[[int], str]) -> list[tuple[str, ...]]:
     predicts = name(int(d.targets[i])) if d.loss_weights[i] > 0 else ""
     until = "" if d.visible_until[i] >= FOREVER else str(d.visible_until[i])
     out.append((name(int(d.inputs[i])), str(d.inputs[i]), predicts, f"{d.loss_weights[i]:g}" if predicts else "",
-                *map(str, d.positions[i]), str(d.order[i]), until, "".join(".x"[int(see)] for see in seen[i])))
+                *(f"{x:g}" for x in d.positions[i]), str(d.order[i]), until, "".join(".x"[int(see)] for see in seen[i])))
   return out
 
 

@@ -6,6 +6,7 @@
 """
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -16,7 +17,7 @@ from unitok.data.record import Object
 from unitok.modalities.image import ImageModality
 from unitok.modalities.location import LocationModality
 from unitok.modalities.text import TextModality
-from unitok.objectives import DRAWING, OBJECTIVES
+from unitok.objectives import OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
 from unitok.objectives.parallel import SCHEDULES, in_groups
 from unitok.run import load_decoder, load_image_tokenizer
@@ -59,11 +60,16 @@ class Model:
     return cls(decoder.config, decoder.vocabulary, text, image, sampler, decoder.step)
 
   def generate(self, prompts: list[str], sampling: Sampling | None = None, seed: int = 0,
-               batch_size: int = BATCH) -> np.ndarray:
-    """One picture a prompt, u8[n H W 3]; "" draws from the null caption. ValueError for a prompt that is too long."""
+               batch_size: int = BATCH, size: tuple[int, int] | None = None) -> np.ndarray:
+    """One picture a prompt, u8[n H W 3]; "" draws from the null caption.
+
+    size: (H, W) in pixels, the training's square unless given. ValueError for a prompt that is too long, or a size the
+    tokenizer cannot make.
+    """
     sampling = self.config.sampling if sampling is None else sampling
     rules.check(sampling)
-    empty, order, groups = np.full(self.image.grid, -1, np.int32), np.arange(int(np.prod(self.image.grid))), None
+    empty, groups = self._empty(size), None
+    order = np.arange(empty.size)
     if sampling.passes > order.size:
       raise ValueError(f"sampling.passes: {sampling.passes} are more than the {order.size} codes of a picture")
     if sampling.passes:     # all pictures in one order, chosen by the seed
@@ -73,23 +79,23 @@ class Model:
     document = functools.partial(self._document, "parallel" if sampling.passes else "text_to_image", image=empty,
                                  groups=groups)
     documents = [document(text=text, where=f"prompt {n}") for n, text in self._encoded(prompts)]
-    return self._pictures_of(self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None)), order)
+    return self._pictures_of(self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None)), order, empty.shape)
 
   def arrange(self, layouts: list[list[Object]], sampling: Sampling | None = None, seed: int = 0,
-              batch_size: int = BATCH) -> np.ndarray:
-    """u8[n H W 3]: a picture for each list of objects, what is asked for and where."""
-    sampling, empty = self.config.sampling if sampling is None else sampling, np.full(self.image.grid, -1, np.int32)
+              batch_size: int = BATCH, size: tuple[int, int] | None = None) -> np.ndarray:
+    """u8[n H W 3]: a picture for each list of objects, what is asked for and where. size as for `generate`."""
+    sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(size)
     coded = lambda one: (self.text.encode(one.name), LocationModality().encode(one.box))
     objects = [tuple(map(coded, layout)) for layout in layouts]
     documents = [self._document("layout", None, empty, f"layout {n}", objects=some) for n, some in enumerate(objects)]
     return self._pictures_of(self._draw(documents, sampling, seed, batch_size,
-                                        lambda n: self._document("layout", None, empty)), np.arange(empty.size))
+                                        lambda n: self._document("layout", None, empty)), np.arange(empty.size), empty.shape)
 
   def caption(self, images: np.ndarray, sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
               batch_size: int = BATCH) -> list[str]:
     """A caption of at most `limit` text codes for each of u8[n H W 3]; greedy unless `sampling` says."""
-    codes, limit = self.image.encode(self._pictures(images)), self._limit("image_to_text", limit)
-    unknown = np.full(limit, -1, np.int32)
+    codes = self.image.encode(self._pictures(images))
+    unknown = self._unknown(limit, lambda one: self._document("image_to_text", one, codes[0])) if len(codes) else None
     documents = [self._document("image_to_text", unknown, image) for image in codes]
     return [self._text(ids) for ids in self._draw(documents, _plain(sampling), seed, batch_size)]
 
@@ -99,9 +105,9 @@ class Model:
     images = self._pictures(images)
     asked, documents = self._encoded(questions, len(images)), []
     for (n, question), image in zip(asked, self.image.encode(images)):
-      most = min(limit, self._limit("image_to_text", limit, len(question) + 1, f"question {n}"))
-      documents.append(self._document("question", None, image, f"question {n}",
-                                      questions=((question, np.full(most, -1, np.int32)),)))
+      asked_for = functools.partial(self._document, "question", None, image, f"question {n}")
+      unknown = self._unknown(limit, lambda one: asked_for(questions=((question, one),)))
+      documents.append(asked_for(questions=((question, unknown),)))
     return [self._text(ids) for ids in self._draw(documents, _plain(sampling), seed, batch_size)]
 
   def locate(self, images: np.ndarray, names: list[str], sampling: Sampling | None = None, seed: int = 0,
@@ -130,6 +136,22 @@ class Model:
       documents.append(self._document("glm_spans", np.concatenate(parts), None, f"text {n}"))
     drawn = self._draw(documents, _plain(sampling), seed, batch_size)
     return [self._spans(document, ids) for document, ids in zip(documents, drawn)]
+
+  def go_on(self, documents: list[list[str | np.ndarray]], draw: tuple[int, int] | None = None,
+            sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
+            batch_size: int = BATCH) -> np.ndarray | list[str]:
+    """What follows each interleaved document of texts and pictures u8[H W 3] (of any sizes): a picture of the size
+    `draw`, so u8[n H W 3], or else a text of at most `limit` codes, greedy unless `sampling` says."""
+    encoded = [tuple(self.text.encode(piece) if isinstance(piece, str) else self.image.encode(np.asarray(piece)[None])[0]
+                     for piece in pieces) for pieces in documents]
+    document = lambda n, last: self._document("interleaved", None, None, f"document {n}", pieces=(*encoded[n], last))
+    if draw is None:
+      rows = [document(n, self._unknown(limit, functools.partial(document, n))) for n in range(len(encoded))]
+      return [self._text(ids, "[sep]") for ids in self._draw(rows, _plain(sampling), seed, batch_size)]
+    sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(draw)
+    sampling = dataclasses.replace(sampling, guidance_scale=1.0)     # documents are never without what comes before
+    drawn = self._draw([document(n, empty) for n in range(len(encoded))], sampling, seed, batch_size)
+    return self._pictures_of(drawn, np.arange(empty.size), empty.shape)
 
   def infill(self, images: np.ndarray, masks: np.ndarray, prompts: list[str] | None = None,
              sampling: Sampling | None = None, seed: int = 0, keep_original: bool = False,
@@ -166,8 +188,8 @@ class Model:
     """Each text with its continuation of at most `limit` codes; greedy unless `sampling` says."""
     documents = []
     for n, known in self._encoded(texts):
-      most = min(limit, self._limit("text", limit, len(known), f"text {n}"))
-      documents.append(self._document("text", np.concatenate([known, np.full(most, -1, np.int32)]), None))
+      document = lambda one: self._document("text", np.concatenate([known, one]), None, f"text {n}")
+      documents.append(document(self._unknown(limit, document)))
     drawn = self._draw(documents, _plain(sampling), seed, batch_size)
     return [text + self._text(ids) for text, ids in zip(texts, drawn)]
 
@@ -200,10 +222,12 @@ class Model:
     return [(n, self.text.encode(text)) for n, text in enumerate(texts)]
 
   def _pictures(self, images) -> np.ndarray:
-    images, side = np.asarray(images), self.config.data.image_size
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
-      raise ValueError(f"images are {images.dtype}{list(images.shape)}, must be uint8[n {side} {side} 3]; "
-                       "unitok.data.pictures.square reads a file as that")
+    images, data = np.asarray(images), self.config.data
+    sizes = {(data.image_size, data.image_size), *map(tuple, data.sizes)}
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1:3] not in sizes:
+      legal = " or ".join(f"uint8[n {height} {width} 3]" for height, width in sorted(sizes))
+      raise ValueError(f"images are {images.dtype}{list(images.shape)}, must be {legal}; unitok.data.pictures.square "
+                       "reads a file as a square")
     return images
 
   def _document(self, objective: str, text: np.ndarray | None, image: np.ndarray | None, where: str = "",
@@ -217,7 +241,8 @@ class Model:
                        "train one with --decoder.tasks")
     text = np.zeros(0, np.int32) if text is None else text
     codes = Codes((text,), image, **more)
-    document = build(OBJECTIVES[objective](codes, np.random.default_rng(0), DRAWING), self.vocabulary)
+    options = drawing(self.config.decoder.objectives)
+    document = build(OBJECTIVES[objective](codes, np.random.default_rng(0), options), self.vocabulary)
     row = self.config.decoder.row_length
     if document.length > row:
       most = len(text) - (document.length - row)
@@ -227,16 +252,22 @@ class Model:
                        f"into the {row} of a training row (decoder.row_length); {remedy}")
     return document
 
-  def _limit(self, objective: str, limit: int, known: int = 0, where: str = "limit") -> int:
-    """`limit`, or as many text codes as a training row has left."""
+  def _unknown(self, limit: int, document: Callable[[np.ndarray], Sequence]) -> np.ndarray:
+    """As many text codes to be drawn as a training row has room for behind the rest of the document, `limit` at most."""
     if limit < 1:
       raise ValueError(f"limit: {limit} must be at least 1")
-    places = int(np.prod(self.image.grid)) + 3 if objective == "image_to_text" else 1
-    left = self.config.decoder.row_length - places - known
-    if left < 1:
-      raise ValueError(f"{where}: {known} text codes leave no room in the {self.config.decoder.row_length} of a "
-                       "training row (decoder.row_length); shorten it")
-    return min(limit, left)
+    left = self.config.decoder.row_length - document(np.full(1, -1, np.int32)).length
+    return np.full(min(limit, left + 1), -1, np.int32)
+
+  def _empty(self, size: tuple[int, int] | None) -> np.ndarray:
+    """i32[h w] of -1: a picture of so many pixels to be drawn."""
+    if size is None:
+      return np.full(self.image.grid, -1, np.int32)
+    side = self.image.downsampling
+    if len(size) != 2 or min(size) < side or size[0] % side or size[1] % side:
+      raise ValueError(f"size: {' x '.join(map(str, size))} must be a height and a width, multiples of the {side} pixels "
+                       "of a code")
+    return np.full((size[0] // side, size[1] // side), -1, np.int32)
 
   def _draw(self, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int,
             null=None) -> list[np.ndarray]:
@@ -253,12 +284,12 @@ class Model:
       out += self.sampler.draw(some, sampling, seed, nulls, first_row=start)
     return out
 
-  def _pictures_of(self, drawn: list[np.ndarray], order: np.ndarray) -> np.ndarray:
-    """u8[n H W 3] of pictures whose codes were drawn in this order of places."""
+  def _pictures_of(self, drawn: list[np.ndarray], order: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """u8[n H W 3] of pictures of a grid whose codes were drawn in this order of places."""
     codes = np.empty((len(drawn), order.size), np.int32)
     for row, ids in zip(codes, drawn):
       row[order] = self.vocabulary.to_codes("image", ids)
-    return self.image.decode(codes.reshape(-1, *self.image.grid))
+    return self.image.decode(codes.reshape(-1, *grid))
 
   def _spans(self, document: Sequence, ids: np.ndarray) -> list[str]:
     """The texts of a document's blanks, in the order they have in the text, from what was drawn for them."""
@@ -276,8 +307,8 @@ class Model:
       found.append(self.text.decode(self.vocabulary.to_codes("text", np.array(one, np.int32))))
     return [found[n] for n in np.argsort(places)]
 
-  def _text(self, ids: np.ndarray) -> str:
-    ended = ids.size and ids[-1] == self.vocabulary.special("[eos]")
+  def _text(self, ids: np.ndarray, end: str = "[eos]") -> str:
+    ended = ids.size and ids[-1] == self.vocabulary.special(end)
     return self.text.decode(self.vocabulary.to_codes("text", ids[:-1] if ended else ids))
 
 

@@ -13,6 +13,7 @@ token's prediction it is. The shift from ids to (inputs, targets) happens here a
     weights    0    0   0    1    1
 """
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -31,9 +32,11 @@ class Part(NamedTuple):
   hole: np.ndarray | None = None        # bool like codes: the masked places; the others are context seen by all
   end: str = ""                         # control token that closes it, predicted with the same weight
   groups: np.ndarray | None = None      # i32 like codes: which group a place is drawn in, 0 first; -1 is context
-  positions: np.ndarray | None = None   # i32[n 3], added to the part's time; left out: one after another, or a grid's
+  positions: np.ndarray | None = None   # f32[n 3], added to the part's time; left out: one after another, or a grid's
   end_is_input: bool = True             # False: the end is predicted and never an input (GLM's [eop])
   together: bool = False                # its context and the tokens right before it see each other
+  row_end: str = ""                     # control token behind each row of a picture without hole and groups
+  scale: float = 1.0                    # of a picture's rows and columns: as positions they are multiplied by it
 
 
 class Sequence(NamedTuple):
@@ -44,7 +47,7 @@ class Sequence(NamedTuple):
   order: np.ndarray           # i32[l]
   visible_from: np.ndarray    # i32[l]
   visible_until: np.ndarray   # i32[l]
-  positions: np.ndarray       # i32[l 3]
+  positions: np.ndarray       # f32[l 3], whole numbers but in a scaled picture
   blocks: np.ndarray          # i32[l] index in vocabulary.blocks of what is predicted, -1 nothing
   ends: np.ndarray            # i32[l] the id that may close what is predicted, or -1
   fills: np.ndarray           # i32[l]
@@ -76,6 +79,7 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
   """The document of a list of parts.
 
   A part is causal: its n-th token has the next order, sees all before it and is predicted by the token before it.
+  A picture's codes stand at (time, time + row, time + column), a row_end at (time, time + row, time + width).
   A part with a hole stands as: the kept codes, which share one order and see each other; then, for every run of masked
   places in raster order, a [place] token at the run's first position that predicts its first code and is seen by nobody
   later, and the run's codes, each predicting the next. (A hole that is nowhere leaves context alone: a bidirectional
@@ -83,44 +87,61 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
   A part with groups stands as: the kept codes, as above; then, for every group, a [place] token for each of its places,
   which predicts the code there, and then its codes, which predict nothing. Tokens of a group see each other.
 
-  Time goes on by the part's length, or by the longer side of a picture; not at all where positions are given, so that
-  what follows in the row may stand anywhere.
+  Time goes on by the part's length, or by the longer side of a picture (scaled, and rounded up); not at all where
+  positions are given, so that what follows in the row may stand anywhere.
   """
   out = _Tokens(vocabulary)
   for part in parts:
-    if part.hole is not None and part.groups is not None:
-      raise ValueError(f"part {part.block!r}: has a hole and groups; give the groups alone, with -1 for what is kept")
     codes = np.asarray(part.codes, np.int32)
+    _check(part, codes)
     ids, where = vocabulary.to_ids(part.block, codes.ravel()), out.time + _positions(part, codes)
+    hole = None if part.hole is None else np.asarray(part.hole, bool).ravel()
+    if part.row_end:
+      ids = np.insert(ids, np.arange(1, len(codes) + 1) * codes.shape[1], vocabulary.special(part.row_end))
+      hole = None if hole is None else np.zeros(ids.size, bool)
     add = functools.partial(out.add, block=part.block, weight=part.loss_weight)
     if part.groups is not None:
       _add_groups(out, part, add, ids, where, np.asarray(part.groups, np.int32).ravel())
     elif part.hole is not None:
-      _add_runs(out, part, add, ids, where, np.asarray(part.hole, bool).ravel())
+      _add_runs(out, part, add, ids, where, hole)
     else:
       add(ids, where, orders=out.now + np.arange(ids.size), by=out.length - 1 + np.arange(ids.size), end=part.end)
     if part.positions is None:
-      out.time += max(codes.shape)
+      out.time += math.ceil(max(codes.shape) * (part.scale if codes.ndim == 2 else 1))
     if part.end:
-      add(vocabulary.special(part.end), [out.time] * AXES, orders=[out.now], by=[out.length - 1], end=part.end,
+      add(vocabulary.special(part.end), [out.time] * AXES, orders=out.now, by=out.length - 1, end=part.end,
           until=FOREVER if part.end_is_input else -1)
       out.time += part.end_is_input
   return out.sequence()
 
 
+def _check(part: Part, codes: np.ndarray):
+  said = f"part {part.block!r}"
+  if part.hole is not None and part.groups is not None:
+    raise ValueError(f"{said}: has a hole and groups; give the groups alone, with -1 for what is kept")
+  if part.row_end and (codes.ndim != 2 or part.groups is not None or part.positions is not None
+                       or (part.hole is not None and np.any(part.hole))):
+    raise ValueError(f"{said}: rows that end in {part.row_end} are for a picture without hole, groups and positions of "
+                     "its own; leave row_end out")
+  if not 0 < part.scale < math.inf:
+    raise ValueError(f"{said}: scale {part.scale} must be a number above 0")
+
+
 def _positions(part: Part, codes: np.ndarray) -> np.ndarray:
-  """i32[n 3] of a part at time 0."""
+  """f32[n 3] of a part at time 0, its row ends included."""
   if part.positions is not None:
-    return np.asarray(part.positions, np.int32).reshape(codes.size, AXES)
+    return np.asarray(part.positions, np.float32).reshape(codes.size, AXES)
   if codes.ndim == 1:
-    return np.repeat(np.arange(codes.size, dtype=np.int32)[:, None], AXES, 1)
-  rows, columns = np.divmod(np.arange(codes.size, dtype=np.int32), np.int32(codes.shape[1]))
-  return np.stack([np.zeros_like(rows), rows, columns], -1)
+    return np.arange(codes.size, dtype=np.float32)[:, None].repeat(AXES, 1)
+  where = np.zeros((len(codes), codes.shape[1] + bool(part.row_end), AXES), np.float32)
+  where[..., 1] = np.arange(where.shape[0], dtype=np.float32)[:, None] * np.float32(part.scale)
+  where[..., 2] = np.arange(where.shape[1], dtype=np.float32) * np.float32(part.scale)
+  return where.reshape(-1, AXES)
 
 
 def _add_kept(out, part, add, ids, where, kept):
   if kept.any():
-    add(ids[kept], where[kept], orders=np.full(kept.sum(), max(out.now - part.together, 0)), weight=0.0, block=None)
+    add(ids[kept], where[kept], orders=max(out.now - part.together, 0), weight=0.0, block=None)
 
 
 def _add_runs(out, part, add, ids, where, hole):
@@ -137,50 +158,58 @@ def _add_groups(out, part, add, ids, where, groups):
     places = np.flatnonzero(groups == group)
     first = out.length
     out.ask(where[places])
-    add(ids[places], where[places], orders=np.full(places.size, out.now), by=first + np.arange(places.size))
+    add(ids[places], where[places], orders=out.now, by=first + np.arange(places.size))
 
 
 class _Tokens:
-  """The columns of a document under construction; `now` is the next order, `time` the next position."""
+  """The rows of a document under construction; `now` is the next order, `time` the next position."""
 
   def __init__(self, vocabulary: Vocabulary):
-    self.vocabulary, self.names = vocabulary, [b.name for b in vocabulary.blocks]
+    self.vocabulary, self.numbers = vocabulary, {b.name: n for n, b in enumerate(vocabulary.blocks)}
     self.now = self.time = self.length = 0
-    self.columns = []   # (ids, order, until, positions, predicted by, weight, block, end) of each token as a target
+    self.tokens, self.positions = [], []   # i32[8 n], the rows of which `sequence` names, and f32[n 3]
 
-  def add(self, ids, where, *, orders, by=None, until=FOREVER, weight=0.0, block=None, end=""):
+  def add(self, ids, where, *, orders, by=-1, until=FOREVER, weight=0.0, block=None, end=""):
     """n tokens; `by` are the places of what predicts them, `block` and `end` what is legal there."""
-    ids = np.atleast_1d(np.asarray(ids, np.int32))
-    n, full = len(ids), lambda value, kind=np.int32: np.full(len(ids), value, kind)
-    orders = np.asarray(orders, np.int32)
-    by = full(-1) if by is None else np.asarray(by, np.int32)
-    self.columns.append((ids, orders, full(until), np.asarray(where, np.int32).reshape(n, AXES), by,
-                         full(weight, np.float32), full(self.names.index(block) if block else -1),
-                         full(self.vocabulary.special(end) if end else -1)))
+    n = np.size(ids)
+    if not n:
+      return
+    new = np.empty((7, n), np.int32)
+    new[0], new[1], new[2], new[3], new[5] = ids, orders, until, by, self.numbers[block] if block else -1
+    new[4].view(np.float32)[:] = weight
+    new[6] = self.vocabulary.special(end) if end else -1
+    self.tokens.append(new)
+    self.positions.append(np.asarray(where, np.float32).reshape(n, AXES))
     self.length += n
-    self.now = int(orders.max()) + 1 if n else self.now
+    self.now = int(new[1].max()) + 1
 
   def ask(self, where):
     """[place] tokens, which nobody sees later."""
-    n, place = len(where), self.vocabulary.special("[place]")
-    self.add(np.full(n, place), where, orders=np.full(n, self.now), until=self.now)
+    self.add(np.full(len(where), self.vocabulary.special("[place]")), where, orders=self.now, until=self.now)
 
   def sequence(self) -> Sequence:
-    ids, order, until, positions, by, weight, block, end = (np.concatenate(column) for column in zip(*self.columns))
-    # what is predicted and never an input leaves the row; its predictor keeps it as the target
-    is_input = until >= 0
-    targets = np.full(self.length, self.vocabulary.special("[pad]"), np.int32)
-    weights = np.zeros(self.length, np.float32)
-    blocks, ends, fills = (np.full(self.length, -1, np.int32) for _ in range(3))
+    every = np.concatenate(self.tokens, 1)
+    ids, order, until, by, weight, block, end = every
+    positions = np.concatenate(self.positions)
     at = np.flatnonzero(by >= 0)
-    targets[by[at]], weights[by[at]], blocks[by[at]], ends[by[at]] = ids[at], weight[at], block[at], end[at]
+    predicted = np.full((5, self.length), -1, np.int32)      # target, weight, block, end, fills
+    predicted[0], predicted[1] = self.vocabulary.special("[pad]"), 0
+    predicted[:4, by[at]] = every[[0, 4, 5, 6]][:, at]
     unknown = at[ids[at] < 0]
-    fills[by[unknown]] = unknown
-    is_input[(int(by.max()) + 1 if at.size else self.length):] = False   # predicts nothing, followed by nothing
+    predicted[4, by[unknown]] = unknown
+    # what is predicted and never an input leaves the row; its predictor keeps it as the target. So does the end, which
+    # predicts nothing and is followed by nothing
+    is_input = until >= 0
+    is_input[(int(by.max()) + 1 if at.size else self.length):] = False
     new = np.where(is_input, np.cumsum(is_input, dtype=np.int32) - 1, FOREVER)  # drawn, but no input: FOREVER
-    fills = np.where(fills >= 0, new[fills], -1).astype(np.int32)
-    return Sequence(*(column[is_input] for column in (
-        ids, targets, weights, order, order, until, positions, blocks, ends, fills)))
+    predicted[4] = np.where(predicted[4] >= 0, new[predicted[4]], -1)
+    if is_input.all():
+      kept = slice(None)
+    else:
+      kept = np.flatnonzero(is_input)
+    ids, order, until = every[:3, kept]
+    targets, weight, block, end, fills = predicted[:, kept]
+    return Sequence(ids, targets, weight.view(np.float32), order, order, until, positions[kept], block, end, fills)
 
 
 def visible(order, visible_from, visible_until, segment_ids):

@@ -7,7 +7,7 @@ import optax
 from flax import nnx
 
 from unitok import config as c
-from unitok.losses import by_task, masked_loss
+from unitok.losses import by_task, cross_entropy, weighted
 from unitok.metrics import Mean, usage
 from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
 from unitok.models.decoder import Decoder
@@ -122,11 +122,14 @@ class Language:
 
   def loss(self, params, batch):
     """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task)."""
+    nats, log_z = self.nats(params, batch)
+    weights = batch.loss_weights.reshape(-1)
+    return weighted(nats, log_z, weights, self.options.z_loss), by_task(nats, weights, batch.tasks.reshape(-1), len(self.tasks))
+
+  def nats(self, params, batch):
+    """(nats, log Z), f32[b·l] each, of every target."""
     logits = self.model(params)(batch.inputs, batch.positions, rule_of(batch))
-    flat = lambda x: x.reshape(-1)
-    weights = flat(batch.loss_weights)
-    loss, nats = masked_loss(logits.reshape(-1, logits.shape[-1]), flat(batch.targets), weights, self.options.z_loss)
-    return loss, by_task(nats, weights, flat(batch.tasks), len(self.tasks))
+    return cross_entropy(logits.reshape(-1, logits.shape[-1]), batch.targets.reshape(-1))
 
 
 def decoder_state(model: Language, tx, key) -> TrainState:
@@ -157,5 +160,39 @@ def decoder_step(model: Language, tx, state: TrainState, batch, key):
   average = averaged(state.extra["average"], params, model.options.train.ema_decay, state.step)
   metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads),
              "padding": Mean.of((batch.segment_ids == 0).astype(jnp.float32)),
-             **{f"loss/{name}": Mean(tasks.total[n], tasks.count[n]) for n, name in enumerate(model.tasks)}}
+             **{f"loss/{name}": Mean(tasks.total[n], tasks.count[n]) for n, name in enumerate(model.tasks)},
+             **{f"share/{name}": Mean(tasks.count[n], tasks.count.sum()) for n, name in enumerate(model.tasks)}}
+  if model.options.gradients_every:
+    metrics |= conflict(model, state, batch)
   return TrainState(state.step + 1, params, opt_state, {"average": average}), metrics
+
+
+def conflict(model: Language, state: TrainState, batch) -> dict[str, Mean]:
+  """Every `gradients_every` steps the norm of each task's part of the gradient, and the cosine between any two: below 0
+  the tasks pull apart (Yu 2020, 2001.06782). Tasks without a target in the batch are left out."""
+  names, count = model.tasks, len(model.tasks)
+  due = state.step % model.options.gradients_every == 0
+  nothing = jnp.zeros((count, count), jnp.float32)
+  gram = jax.lax.cond(due, lambda: gradient_products(model, state.params, batch), lambda: nothing)
+  norms = jnp.sqrt(jnp.diagonal(gram))
+  of = lambda value, there: Mean(jnp.where(there, value, 0.0), there.astype(jnp.float32))
+  metrics = {f"gradient_norm/{name}": of(norms[n], norms[n] > 0) for n, name in enumerate(names)}
+  for a in range(count):
+    for b in range(a):
+      there = (norms[a] > 0) & (norms[b] > 0)
+      cosine = gram[a, b] / jnp.where(there, norms[a] * norms[b], 1.0)
+      metrics[f"gradient_cosine/{names[b]} {names[a]}"] = of(cosine, there)
+  return metrics
+
+
+def gradient_products(model: Language, params, batch):
+  """f32[t t]: inner products of the tasks' parts of the gradient, which add up to that of the loss (z-loss left out)."""
+  total = jnp.maximum(batch.loss_weights.sum(), 1e-9)
+
+  def one(number):
+    weights = jnp.where(batch.tasks == number, batch.loss_weights, 0.0) / total
+    grads = jax.grad(lambda p: (model.nats(p, batch)[0] * weights.reshape(-1)).sum())(params)
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)])
+
+  rows = jax.lax.map(one, jnp.arange(len(model.tasks)))
+  return jnp.einsum("ap,bp->ab", rows, rows, precision="highest")

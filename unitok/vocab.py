@@ -14,7 +14,8 @@ SPECIAL = ("[pad]", "[place]", "[eos]", "[boi]", "[eoi]",
            "[text]", "[text_to_image]", "[image_to_text]", "[infill]",
            "[image]", "[pair]", "[prefix_lm]", "[parallel]", "[glm_spans]", "[glm_document]",
            "[mask]", "[gmask]", "[sop]", "[eop]",
-           "[question]", "[answer]", "[detect]", "[locate]", "[layout]", "[sep]")
+           "[question]", "[answer]", "[detect]", "[locate]", "[layout]", "[sep]",
+           "[row]", "[interleaved]")
 """Control tokens by code; the block has room for more, so that new ones move nothing."""
 SPECIAL_SIZE = 64
 
@@ -74,6 +75,9 @@ class Vocabulary:
     text = range(64, 1000): to_ids("text", [0, 5, -1]) -> [64, 69, -1].
     """
     b, codes = self.block(block), np.asarray(codes, np.int32)
+    least, most = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
+    if least >= 0 and most < b.size:
+      return b.table[codes]
     bad = codes[(codes < -1) | (codes >= b.size)]
     if bad.size:
       raise ValueError(f"block {block!r}: code {bad.flat[0]} is not in 0 .. {b.size - 1}; "

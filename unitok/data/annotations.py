@@ -14,6 +14,11 @@ class Boxed(NamedTuple):
   box: tuple[float, float, float, float]   # x, y, width, height in pixels of the upright picture
 
 
+class Shown(NamedTuple):
+  """A picture inside an interleaved document."""
+  file_name: str
+
+
 def questions(fields: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
   """((question, answer), …) of `questions`: [{"question": …, "answer": …}, …]. BadRecord for any other form."""
   said = fields.get("questions")
@@ -46,15 +51,13 @@ def objects(fields: dict[str, Any], where: str) -> tuple[Boxed, ...]:
   return tuple(Boxed(str(name).strip(), tuple(map(float, box))) for name, box in zip(names, boxes))
 
 
-def placed(some: Sequence[Boxed], size: tuple[int, int], resize: str, where: str) -> tuple[Object, ...]:
-  """The objects where pictures.resize puts them, as shares of the square; what a crop leaves out is gone.
+def placed(some: Sequence[Boxed], size: tuple[int, int], frame: tuple[float, float, float, float],
+           where: str) -> tuple[Object, ...]:
+  """The objects inside a frame of their picture (pictures.frame), as shares of it; what it leaves out is gone.
 
   size: height and width of the upright picture. BadRecord for a box that leaves it by more than a pixel.
   """
-  height, width = size
-  sides, left, top = {"fit": ((width, height), 0.0, 0.0),
-                      "crop": ((min(size),) * 2, (width - min(size)) / 2, (height - min(size)) / 2),
-                      "pad": ((max(size),) * 2, (width - max(size)) / 2, (height - max(size)) / 2)}[resize]
+  (height, width), (left, top, *sides) = size, frame
   out = []
   for name, (x, y, across, down) in some:
     if x + across > width + 1 or y + down > height + 1:
@@ -64,6 +67,18 @@ def placed(some: Sequence[Boxed], size: tuple[int, int], resize: str, where: str
     if x0 < x1 and y0 < y1:
       out.append(Object(name, (x0, y0, x1, y1)))
   return tuple(out)
+
+
+def pieces(fields: dict[str, Any], where: str) -> tuple[str | Shown, ...]:
+  """Those of `pieces`, an interleaved document: a list of texts and {"file_name": …}, relative to the metadata's
+  folder as the line's own. BadRecord for any other form."""
+  said = fields.get("pieces")
+  if said is None:
+    return ()
+  one = lambda piece: _is_text(piece) or (isinstance(piece, dict) and _is_text(piece.get("file_name")))
+  if not (isinstance(said, list) and said and all(map(one, said))):
+    raise BadRecord(where, f"its pieces are {str(said)[:60]}", f'write [text, {{"file_name": …}}, …]; {MEND}')
+  return tuple(piece if isinstance(piece, str) else Shown(piece["file_name"]) for piece in said)
 
 
 def _is_text(value: Any) -> bool:

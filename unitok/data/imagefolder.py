@@ -3,7 +3,7 @@
 Captions come from, in this order: a `metadata.jsonl` or `metadata.csv` in any folder (its `file_name`s are relative
 to it; pictures below it that it does not list are left out), a `.txt` beside each picture (one caption a line),
 class subfolders (at least two; the name with _ and - as blanks), or nowhere (pictures alone). A metadata.jsonl may also
-hold `questions` and `objects` (data/annotations.py).
+hold `questions`, `objects` and `pieces` (data/annotations.py).
 The split is the `split` field, else a first folder train/, val/ (validation, valid, dev) or test/ (val where there is
 no val, else read by `unitok validate` alone), else `val_share` by a hash of the name. The metadata is read and checked
 at opening, pictures when asked for.
@@ -33,11 +33,17 @@ class Folder:
     return len(self.rows)
 
   def __getitem__(self, index: int) -> Record:
-    row = self._row(index)
-    image = pictures.load(os.path.join(self.data.path, row.key), row.key, self.data.background)
-    objects = annotations.placed(row.objects, image.shape[:2], self.data.resize, row.where)
-    image = pictures.resize(image, self.data.image_size, self.data.resize, self.data.background)
-    return Record(row.key, image, row.captions, row.fields, objects, row.questions)
+    row, data = self._row(index), self.data
+    image = self._load(row.key)
+    shape = image.shape[:2]
+    frame = pictures.frame(shape, pictures.size_for(shape, data), data.resize)
+    objects = annotations.placed(row.objects, shape, frame, row.where)
+    pieces = tuple(piece if isinstance(piece, str) else pictures.sized(self._load(piece.file_name), data)
+                   for piece in row.pieces)
+    return Record(row.key, pictures.sized(image, data), row.captions, row.fields, objects, row.questions, pieces)
+
+  def _load(self, key: str):
+    return pictures.load(os.path.join(self.data.path, key), key, self.data.background)
 
   def captions(self, index: int) -> tuple[str, ...]:
     """The captions of a record, without reading its picture. BadRecord as `[index]`."""

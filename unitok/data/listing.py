@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from unitok import config
 from unitok.data import annotations, captions, pictures
-from unitok.data.annotations import MEND, Boxed
+from unitok.data.annotations import MEND, Boxed, Shown
 from unitok.data.record import BadRecord
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -34,6 +34,7 @@ class Row(NamedTuple):
   split: str                    # "" where nothing says
   objects: tuple[Boxed, ...] = ()
   questions: tuple[tuple[str, str], ...] = ()
+  pieces: tuple[str | Shown, ...] = ()   # pictures by their key
 
 
 class Bad(NamedTuple):
@@ -103,7 +104,7 @@ def _read_metadata(data: config.ImageFolder, root: Path, name: str) -> list[Row 
   folder, rows, real = posixpath.dirname(name), [], {}
   inside = os.path.realpath(root / folder)
   objects = [fields for _, fields in lines if isinstance(fields, dict)]
-  silent = {"file_name", "split", "objects", "questions"}
+  silent = {"file_name", "split", "objects", "questions", "pieces"}
   alone = not data.text_field and all(set(fields) <= silent for fields in objects)
   for where, fields in lines:
     if isinstance(fields, BadRecord):
@@ -116,8 +117,15 @@ def _read_metadata(data: config.ImageFolder, root: Path, name: str) -> list[Row 
       _check_inside(root / folder, inside, file_name, where, real)
       texts = () if alone else _captions(data, fields, where)
       key = posixpath.join(folder, file_name)
+      pieces = []
+      for piece in annotations.pieces(fields, where):
+        if isinstance(piece, Shown):
+          other = _file_name({"file_name": piece.file_name}, where)
+          _check_inside(root / folder, inside, other, where, real)
+          piece = Shown(posixpath.join(folder, other))
+        pieces.append(piece)
       rows.append(Row(key, where, texts, {**fields, "file_name": key}, split, annotations.objects(fields, where),
-                      annotations.questions(fields, where)))
+                      annotations.questions(fields, where), tuple(pieces)))
     except BadRecord as error:
       rows.append(Bad(error, split))
   return rows

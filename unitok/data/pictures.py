@@ -1,4 +1,4 @@
-"""Any picture file -> u8[h w 3] RGB -> the square that the tokenizer sees.
+"""Any picture file -> u8[h w 3] RGB -> the square, or other size, that the tokenizer sees.
 
 numpy and Pillow only: data workers start fast. Colour profiles are not applied.
 """
@@ -63,35 +63,57 @@ def load(file: str | os.PathLike | bytes, where: str = "",
     return _read(handle, where, background)
 
 
-def resize(image: np.ndarray, size: int, policy: str,
+def resize(image: np.ndarray, size: int | tuple[int, int], policy: str,
            background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
-  """u8[h w 3] -> u8[size size 3], antialiased (Lanczos).
+  """u8[h w 3] -> u8[H W 3] of size (H, W), or of a square's side, antialiased (Lanczos).
 
-  fit stretches to the square; crop scales the short side to `size` and cuts the centre; pad scales the long side
-  to `size` and fills with `background`. A square of the right size comes back as it is.
+  fit stretches; crop scales until the size is covered and cuts the centre; pad scales until all is inside and fills
+  with `background`. A picture of the right size comes back as it is.
   """
-  if policy not in ("fit", "crop", "pad"):
-    raise ValueError(f"data.resize is {policy!r}, must be fit, crop or pad")
+  size = (size, size) if isinstance(size, int) else tuple(size)
+  left, top, across, down = frame(image.shape[:2], size, policy)
   height, width = image.shape[:2]
-  if height == width == size:
+  if (height, width) == size:
     return image
-  picture = Image.fromarray(image)
-  box, inner = (0.0, 0.0, width, height), (size, size)
-  if policy == "crop":
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-  elif policy == "pad":
-    side = max(height, width)
-    inner = (max(1, round(width * size / side)), max(1, round(height * size / side)))
+  picture, (high, wide) = Image.fromarray(image), size
+  box = (max(left, 0.0), max(top, 0.0), min(left + across, width), min(top + down, height))
+  inner = (wide, high)
+  if policy == "pad":
+    inner = (max(1, round(width * wide / across)), max(1, round(height * high / down)))
   out = np.asarray(picture.resize(inner, Image.Resampling.LANCZOS, box=box))
-  if inner != (size, size):
-    canvas = np.empty((size, size, 3), np.uint8)
+  if inner != (wide, high):
+    canvas = np.empty((high, wide, 3), np.uint8)
     canvas[:] = background
-    left, top = (size - inner[0]) // 2, (size - inner[1]) // 2
+    left, top = (wide - inner[0]) // 2, (high - inner[1]) // 2
     canvas[top:top + inner[1], left:left + inner[0]] = out
     out = canvas
   return np.array(out)
+
+
+def frame(shape: tuple[int, int], size: tuple[int, int], policy: str) -> tuple[float, float, float, float]:
+  """(left, top, width, height): the part of a picture [h w] that `resize` puts into (H, W), in its pixels; for pad it
+  reaches beyond the picture."""
+  if policy not in ("fit", "crop", "pad"):
+    raise ValueError(f"data.resize is {policy!r}, must be fit, crop or pad")
+  (height, width), (high, wide) = shape, size
+  if policy == "fit":
+    return 0.0, 0.0, width, height
+  choose = min if policy == "crop" else max
+  across, down = choose(width, height * wide / high), choose(height, width * high / wide)
+  return (width - across) / 2, (height - down) / 2, across, down
+
+
+def size_for(shape: tuple[int, int], data) -> tuple[int, int]:
+  """(H, W) of a config.Data for a picture [h w]: the one of `sizes` nearest to its aspect ratio, or the square."""
+  if not data.sizes:
+    return data.image_size, data.image_size
+  ratio = np.log(shape[0] / shape[1])
+  return tuple(min(data.sizes, key=lambda size: abs(np.log(size[0] / size[1]) - ratio)))
+
+
+def sized(image: np.ndarray, data) -> np.ndarray:
+  """u8[h w 3] -> u8[H W 3] as a config.Data says."""
+  return resize(image, size_for(image.shape[:2], data), data.resize, data.background)
 
 
 def square(file: str | os.PathLike | bytes, where: str, data) -> np.ndarray:

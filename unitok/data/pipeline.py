@@ -4,6 +4,7 @@ A document is one record under one objective, chosen anew each epoch; everything
 index) alone, so the iterator's state is a position: restoring it repeats no past batch (only the packing at hand).
 """
 import functools
+import math
 from collections.abc import Sequence
 
 import grain
@@ -18,7 +19,7 @@ from unitok.sequence import Sequence as Document
 from unitok.vocab import Vocabulary
 
 COLUMNS = ("inputs", "targets", "order", "visible_from", "visible_until", "tasks", "loss_weights")
-"""A document is packed as one i32[l 7+AXES] array: these, the weights as float32's bits, then the positions."""
+"""A document is packed as one i32[l 7+AXES] array: these, then the positions; weights and positions as float32's bits."""
 PADDING_COLUMNS = np.array([*(PADDING[name] for name in COLUMNS), *[PADDING["positions"]] * AXES], np.int32)
 BINS = 64
 """Rows packed at a time, at least. More leave less padding (of scenes in rows of 256: 32 4.7 %, 64 4.2 %, 256 3.6 %)
@@ -34,7 +35,7 @@ def task_names(decoder: config.Decoder, vocabulary: Vocabulary) -> list[str]:
   """"objective/block" of every target that carries loss, in the order of OBJECTIVES; `Batch.tasks` are its indices."""
   names = []
   for objective in mixture(decoder):
-    example = largest(dict.fromkeys(LONGEST, 1), (4, 4))
+    example = largest(dict.fromkeys(LONGEST, 1), (4, 4), [[1], [4, 4]])
     parts = OBJECTIVES[objective](example, np.random.default_rng(0), decoder.objectives)
     names += dict.fromkeys(f"{objective}/{part.block}" for part in parts if part.loss_weight > 0)
   for name in names:
@@ -69,6 +70,8 @@ def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, d
   """
   shards = [shards] if isinstance(shards, CodeShards) else list(shards)
   examples, documents = _Examples(shards, vocabulary, mixture(decoder)), _Documents(vocabulary, decoder)
+  if not 0 < decoder.temperature < math.inf:
+    raise ValueError(f"decoder.temperature: {decoder.temperature} must be a number above 0")
   if 0 < decoder.grid_embedding < max(examples.grid):
     height, width = examples.grid
     raise ValueError(f"decoder.grid_embedding is {decoder.grid_embedding}, the pictures have up to {height} x {width} "
@@ -76,13 +79,24 @@ def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, d
   documents.try_longest(examples)
   batch_size = batch_size or decoder.train.batch_size
   rows = -(-BINS // batch_size)   # batches packed at a time
-  dataset = (grain.MapDataset.source(examples).seed(seed).shuffle().repeat(epochs).random_map(documents)
-             .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+  shuffled = lambda some: grain.MapDataset.source(some).seed(seed).shuffle().repeat(epochs)
+  dataset = shuffled(examples)
+  if len(shards) > 1 and decoder.temperature != 1 and epochs is None:
+    sets = [_Examples([one], vocabulary, mixture(decoder)) for one in shards]
+    dataset = grain.MapDataset.mix([shuffled(one) for one in sets], shares([len(one) for one in sets], decoder.temperature))
+    dataset = dataset.seed(seed)
+  dataset = dataset.random_map(documents).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
   dataset = grain.experimental.FirstFitPackIterDataset(
       dataset, length_struct={"tokens": decoder.row_length}, padding_struct={"tokens": PADDING_COLUMNS},
       num_packing_bins=rows * batch_size, seed=seed, shuffle_bins=True)
   dataset = dataset.batch(batch_size, batch_fn=functools.partial(to_batch, batch_size))
   return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=max(rows, 2)))
+
+
+def shares(sizes: list[int], temperature: float) -> list[float]:
+  """The share of each set in a mixture (multilingual BERT's and T5's temperature): sizes^(1/temperature), normed."""
+  weights = np.array(sizes, float) ** (1 / temperature)
+  return (weights / weights.sum()).tolist()
 
 
 def to_batch(batch_size: int, rows: list[dict[str, np.ndarray]]) -> Batch:
@@ -94,7 +108,8 @@ def to_batch(batch_size: int, rows: list[dict[str, np.ndarray]]) -> Batch:
     tokens[n], segment_ids[n] = row["tokens"], row["tokens_segment_ids"]
   columns = {name: np.ascontiguousarray(tokens[..., n]) for n, name in enumerate(COLUMNS)}
   columns["loss_weights"] = columns["loss_weights"].view(np.float32)
-  return Batch(**columns, segment_ids=segment_ids, positions=np.ascontiguousarray(tokens[..., len(COLUMNS):]))
+  positions = np.ascontiguousarray(tokens[..., len(COLUMNS):]).view(np.float32)
+  return Batch(**columns, segment_ids=segment_ids, positions=positions)
 
 
 def to_columns(document: Document, tasks: np.ndarray) -> np.ndarray:
@@ -103,7 +118,7 @@ def to_columns(document: Document, tasks: np.ndarray) -> np.ndarray:
   fields = document._asdict() | {"tasks": tasks, "loss_weights": document.loss_weights.view(np.int32)}
   for n, name in enumerate(COLUMNS):
     columns[:, n] = fields[name]
-  columns[:, len(COLUMNS):] = document.positions
+  columns[:, len(COLUMNS):] = document.positions.view(np.int32)
   return columns
 
 
@@ -124,6 +139,8 @@ class _Examples:
     self.shards = shards
     self.longest = {name: max(m[name] for m in manifests) for name in LONGEST}
     self.grid = tuple(max(m["grid"][axis] for m in manifests) for axis in (0, 1))
+    self.grids = sorted({tuple(grid) for m in manifests for grid in m["grids"]})
+    self.pieces = max((m["longest_pieces"] for m in manifests), key=lambda some: sum(math.prod(x) + 4 for x in some))
     self.ends = np.cumsum([len(one) for one in shards])
 
   def __len__(self) -> int:
@@ -172,7 +189,7 @@ class _Documents:
 
   def try_longest(self, examples: _Examples) -> None:
     """ValueError, with the length that is enough, where the longest caption or largest picture makes one too long."""
-    codes = largest(examples.longest, examples.grid)
+    codes = largest(examples.longest, max(examples.grids, key=math.prod, default=(0, 0)), examples.pieces)
     for name in self.weights:
       if possible(name, codes):
         longest = max(self.draw(name, codes, np.random.default_rng(seed)).length for seed in range(TRIES))
@@ -185,11 +202,11 @@ def _usable(manifest: dict, needs: tuple[str, ...]) -> int:
   return manifest["with_both"] if needs == ("image", "text") else min(manifest[f"with_{kind}"] for kind in needs)
 
 
-def largest(longest: dict[str, int], grid: tuple[int, int]) -> Codes:
-  """Zeros of the largest form a record may have; nothing where there is none. longest: as a manifest has it."""
+def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[int]] = ()) -> Codes:
+  """Zeros of the largest form a record may have; nothing where there is none. longest, pieces: as a manifest has them."""
   zeros = lambda name: np.zeros(longest[name], np.int32)
   objects = ((zeros("longest_name"), np.zeros(4, np.int32)),) * longest["most_objects"]
   questions = ((zeros("longest_question"), zeros("longest_answer")),) if longest["longest_answer"] else ()
   text = (zeros("longest_text"),) if longest["longest_text"] else ()
   return Codes(text, np.zeros(grid, np.int32) if all(grid) else None, "the record with the longest caption",
-               objects=objects, questions=questions)
+               objects=objects, questions=questions, pieces=tuple(np.zeros(sides, np.int32) for sides in pieces))

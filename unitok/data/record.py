@@ -18,6 +18,7 @@ class Record(NamedTuple):
   fields: dict[str, Any] = {}    # everything else the record carries: truth, split, style
   objects: tuple[Object, ...] = ()
   questions: tuple[tuple[str, str], ...] = ()   # (question, answer) each
+  pieces: tuple[str | np.ndarray, ...] = ()     # of an interleaved document: texts and pictures u8[h w 3], in any order
 
 
 class BadRecord(ValueError):

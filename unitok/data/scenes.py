@@ -66,19 +66,20 @@ def place_centre(place: str) -> tuple[float, float]:
   return (2 * column + 1) / 6, (2 * row + 1) / 6
 
 
-def coverage(shape: str, size: str, centre: tuple[float, float], side: int) -> np.ndarray:
-  """f32[side side] in 0..1: how much of each pixel the shape covers (one pixel of antialiasing)."""
-  at = (np.arange(side, dtype=np.float32) + 0.5) / side
-  distance = SHAPES[shape](at[None, :] - np.float32(centre[0]), at[:, None] - np.float32(centre[1]), RADII[size])
-  return np.clip(0.5 - distance * side, 0, 1)
+def coverage(shape: str, size: str, centre: tuple[float, float], height: int, width: int) -> np.ndarray:
+  """f32[height width] in 0..1: how much of each pixel the shape covers (one pixel of antialiasing, of the mean side)."""
+  down, across = ((np.arange(side, dtype=np.float32) + 0.5) / side for side in (height, width))
+  x, y = across[None, :] - np.float32(centre[0]), down[:, None] - np.float32(centre[1])
+  return np.clip(0.5 - SHAPES[shape](x, y, RADII[size]) * ((height + width) / 2), 0, 1)
 
 
-def draw(scene: Scene, side: int) -> np.ndarray:
-  """u8[side side 3]."""
-  canvas = np.empty((side, side, 3), np.float32)
+def draw(scene: Scene, height: int, width: int = 0) -> np.ndarray:
+  """u8[height width 3], a square where no width is given; other sides stretch the scene."""
+  width = width or height
+  canvas = np.empty((height, width, 3), np.float32)
   canvas[:] = BACKGROUNDS[scene.background]
   for thing, centre in zip(scene.things, scene.centres):
-    alpha = coverage(thing.shape, thing.size, centre, side)[..., None]
+    alpha = coverage(thing.shape, thing.size, centre, height, width)[..., None]
     canvas += alpha * (np.float32(COLOURS[thing.colour]) - canvas)
   return np.round(canvas).astype(np.uint8)
 
@@ -158,6 +159,35 @@ def questions(scene: Scene, rng: np.random.Generator) -> tuple[tuple[str, str], 
   )
 
 
+def change(scene: Scene, allowed: list[tuple[str, str]], rng: np.random.Generator) -> tuple[str, Scene]:
+  """(what is asked for, the scene after it): a thing takes another colour, goes, or moves to a free place.
+
+  Only a thing whose colour and shape no other has is spoken of, and where none is, the background changes.
+  """
+  pairs = [(t.colour, t.shape) for t in scene.things]
+  alone = [n for n, pair in enumerate(pairs) if pairs.count(pair) == 1]
+  if not alone:
+    other = [name for name in BACKGROUNDS if name != scene.background]
+    background = other[rng.integers(len(other))]
+    return f"now on {background}", scene._replace(background=background)
+  n = alone[rng.integers(len(alone))]
+  thing, (dx, dy) = scene.things[n], rng.uniform(-JITTER, JITTER, 2)
+  put = lambda new, centre: scene._replace(things=(*scene.things[:n], new, *scene.things[n + 1:]),
+                                           centres=(*scene.centres[:n], centre, *scene.centres[n + 1:]))
+  colours = [c for c, shape in allowed if shape == thing.shape and c != thing.colour and (c, shape) not in pairs]
+  kind, said = rng.integers(3), f"the {thing.colour} {thing.shape}"
+  if kind == 0 and len(scene.things) > 1:
+    return f"without {said}", Scene((*scene.things[:n], *scene.things[n + 1:]), scene.background,
+                                    (*scene.centres[:n], *scene.centres[n + 1:]))
+  if kind == 1 and colours:
+    colour = colours[rng.integers(len(colours))]
+    return f"{said} is {colour} now", put(thing._replace(colour=colour), scene.centres[n])
+  free = [place for place in PLACES if place not in {t.place for t in scene.things}]
+  place = free[rng.integers(len(free))]
+  x, y = place_centre(place)
+  return f"{said} at the {place} now", put(thing._replace(place=place), (x + dx, y + dy))
+
+
 def combinations(held_out: tuple[str, ...]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
   """("colour", "shape") pairs that training shows, and those it never does. ValueError for an unknown one."""
   kept_out = []
@@ -199,12 +229,16 @@ class SceneSource:
   def __getitem__(self, index: int) -> Record:
     if not 0 <= index < len(self):
       raise IndexError(index)
-    scene, rng = self.scene(index)
+    (scene, rng), data = self.scene(index), self.data
+    size = data.sizes[rng.integers(len(data.sizes))] if data.sizes else (data.image_size,)
     captions = tuple(caption(scene, rng) for _ in range(CAPTIONS))
     inside = lambda box: tuple(min(max(edge, 0.0), 1.0) for edge in box)     # one may touch the picture's edge
     objects = tuple(Object(f"{t.size} {t.colour} {t.shape}", inside(box)) for t, box in zip(scene.things, scene.boxes))
-    return Record(f"{self.split}-{index}", draw(scene, self.data.image_size), captions, {"scene": scene}, objects,
-                  questions(scene, rng))
+    image, fields, asked, pieces = draw(scene, *size), {"scene": scene}, questions(scene, rng), ()
+    if data.changes:
+      said, after = change(scene, self.shown, rng)
+      pieces, fields = (captions[0], image, said, draw(after, *size)), fields | {"change": said, "after": after}
+    return Record(f"{self.split}-{index}", image, captions, fields, objects, asked, pieces)
 
 
 @functools.cache

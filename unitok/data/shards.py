@@ -9,6 +9,7 @@ import collections
 import contextlib
 import errno
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,15 +25,16 @@ from unitok.modalities import ImageModality, LocationModality, TextModality
 from unitok.objectives.codes import Codes
 
 MANIFEST = "manifest.json"
-COUNTS = ("records", "with_text", "with_image", "with_both", "with_objects", "with_questions")
+COUNTS = ("records", "with_text", "with_image", "with_both", "with_objects", "with_questions", "with_pieces")
 PAIRS = ("objects", "questions")
 LONGEST = ("longest_text", "longest_name", "longest_question", "longest_answer", "most_objects")
 EMPTY = {"source": {}, "fingerprints": {}, "finished": False, "next_index": 0, **dict.fromkeys(COUNTS, 0),
-         **dict.fromkeys(LONGEST, 0), "grid": [0, 0], "shards": [], "skipped": []}
-"""A manifest's fields. next_index: where in the source encoding goes on; longest_…, grid: codes, the largest."""
+         **dict.fromkeys(LONGEST, 0), "grid": [0, 0], "grids": [], "longest_pieces": [], "shards": [], "skipped": []}
+"""A manifest's fields. next_index: where in the source encoding goes on; longest_…: codes, the most; grid: the largest
+number of rows and of columns, grids: all there are; longest_pieces: the sides of the longest interleaved document's."""
 
-FIRST = EMPTY.keys() - {"with_objects", "with_questions", *LONGEST[1:]}
-"""Those that every version has written; the others are 0 where they are missing."""
+FIRST = EMPTY.keys() - {"with_objects", "with_questions", "with_pieces", "grids", "longest_pieces", *LONGEST[1:]}
+"""Those that every version has written; the others are as in EMPTY where they are missing."""
 
 
 def read_manifest(folder) -> dict:
@@ -42,7 +44,8 @@ def read_manifest(folder) -> dict:
     return json.loads(json.dumps(EMPTY))
   try:
     manifest = json.loads(path.read_text())
-    return {name: manifest[name] if name in FIRST else manifest.get(name, 0) for name in EMPTY}
+    manifest = {name: manifest[name] if name in FIRST else manifest.get(name, EMPTY[name]) for name in EMPTY}
+    return manifest | {"grids": manifest["grids"] or [grid for grid in [manifest["grid"]] if all(grid)]}
   except (ValueError, KeyError, TypeError):
     raise ValueError(f"{path}: damaged; remove {folder} and encode again") from None
 
@@ -53,9 +56,10 @@ def pack(codes: Codes) -> bytes:
   `unpack` is its inverse.
   """
   image = None if codes.image is None else [*codes.image.shape, *_small(codes.image)]
-  pairs = {name: [[_small(one), _small(other)] for one, other in getattr(codes, name)] for name in PAIRS}
+  more = {name: [[_small(one), _small(other)] for one, other in getattr(codes, name)] for name in PAIRS}
+  more["pieces"] = [[*piece.shape, *_small(piece)] for piece in codes.pieces]
   return msgpack.packb({"key": codes.key, "image": image, "text": [_small(text) for text in codes.text],
-                        **{name: some for name, some in pairs.items() if some}})
+                        **{name: some for name, some in more.items() if some}})
 
 
 def unpack(record: bytes) -> Codes:
@@ -63,8 +67,9 @@ def unpack(record: bytes) -> Codes:
   image = value["image"]
   if image is not None:
     image = _large(*image[2:]).reshape(image[:2])
-  pairs = {name: tuple((_large(*one), _large(*other)) for one, other in value.get(name, ())) for name in PAIRS}
-  return Codes(tuple(_large(*text) for text in value["text"]), image, value["key"], **pairs)
+  more = {name: tuple((_large(*one), _large(*other)) for one, other in value.get(name, ())) for name in PAIRS}
+  more["pieces"] = tuple(_large(*piece[-2:]).reshape(piece[:-2]) for piece in value.get("pieces", ()))
+  return Codes(tuple(_large(*text) for text in value["text"]), image, value["key"], **more)
 
 
 def _small(codes: np.ndarray) -> tuple[str, bytes]:
@@ -129,7 +134,7 @@ def _check_same(folder, manifest: dict, fingerprints: dict[str, str], descriptio
       raise ValueError(f"{folder}: its shards were made by the {name} tokenizer {old}, not by {new}; {remedy}")
   for name in description.keys() | manifest["source"].keys():
     old, new = manifest["source"].get(name), description.get(name)
-    if old != new:
+    if old != new and (old is not None or new):     # a field that older versions did not have, at its default
       raise ValueError(f"{folder}: its shards are from a source with {name} {old!r}, not {new!r}; {remedy}")
 
 
@@ -170,20 +175,34 @@ def _divide(batch, on_bad: str) -> tuple[list[Record], list[BadRecord], BadRecor
 
 
 def _encode(records: list[Record], text: TextModality, image: ImageModality | None, batch_size: int) -> Iterator[Codes]:
-  """Pictures in one call of batch_size, zeros behind them; empty captions are left out."""
-  location = LocationModality()
-  with_image = [record for record in records if record.image is not None] if image else []
-  pictures = iter(())
-  if with_image:
-    pixels = np.zeros((batch_size, *with_image[0].image.shape), np.uint8)
-    pixels[:len(with_image)] = [record.image for record in with_image]
-    pictures = iter(image.encode(pixels))
+  """Empty captions are left out; without an image tokenizer, pictures and interleaved documents."""
+  location, is_text = LocationModality(), lambda piece: isinstance(piece, str)
+  shown = [[record.image] * (record.image is not None) + [piece for piece in record.pieces if not is_text(piece)]
+           for record in records] if image else []
+  pictures = iter(_encode_pictures([one for some in shown for one in some], image, batch_size))
   for record in records:
     captions = tuple(codes for codes in map(text.encode, record.captions) if codes.size)
     objects = tuple((text.encode(name), location.encode(box)) for name, box in record.objects)
     questions = tuple((text.encode(question), text.encode(answer)) for question, answer in record.questions)
-    yield Codes(captions, next(pictures) if image and record.image is not None else None, record.key,
-                objects=objects, questions=questions)
+    codes = next(pictures) if image and record.image is not None else None
+    pieces = tuple(text.encode(piece) if is_text(piece) else next(pictures) for piece in record.pieces) if image else ()
+    yield Codes(captions, codes, record.key, objects=objects, questions=questions, pieces=pieces)
+
+
+def _encode_pictures(pixels: list[np.ndarray], image: ImageModality | None, batch_size: int) -> list[np.ndarray]:
+  """The codes of pictures of any sizes, each size in calls of batch_size with zeros at the end (of the next power of two
+  where there are several sizes), so that few forms are compiled."""
+  out: list = [None] * len(pixels)
+  shapes = {one.shape for one in pixels}
+  for shape in sorted(shapes):
+    numbers = [n for n, one in enumerate(pixels) if one.shape == shape]
+    for start in range(0, len(numbers), batch_size):
+      some = numbers[start:start + batch_size]
+      padded = np.zeros((batch_size if len(shapes) == 1 else 1 << (len(some) - 1).bit_length(), *shape), np.uint8)
+      padded[:len(some)] = [pixels[n] for n in some]
+      for n, codes in zip(some, image.encode(padded)):
+        out[n] = codes
+  return out
 
 
 @contextlib.contextmanager
@@ -204,7 +223,7 @@ class _Shard:
   def __init__(self, folder: epath.Path, manifest: dict):
     self.folder, self.manifest, self.name = folder, manifest, f"{len(manifest['shards']):05d}.array_record"
     self.counts = dict.fromkeys(COUNTS, 0)
-    self.changes = {name: manifest[name] for name in ("next_index", "grid", *LONGEST)}
+    self.changes = {name: manifest[name] for name in ("next_index", "grid", "grids", "longest_pieces", *LONGEST)}
     self.skipped, self.new = [], folder / f"{self.name}.new"
     self.writer = ArrayRecordWriter(os.fspath(self.new), "group_size:1")
 
@@ -214,7 +233,7 @@ class _Shard:
         self.writer.write(pack(one))
     has = [(bool(one.text), one.image is not None) for one in codes]
     more = (len(has), sum(text for text, _ in has), sum(image for _, image in has), has.count((True, True)),
-            *(sum(bool(getattr(one, name)) for one in codes) for name in PAIRS))
+            *(sum(bool(getattr(one, name)) for one in codes) for name in (*PAIRS, "pieces")))
     found = {"longest_text": [len(text) for one in codes for text in one.text],
              "longest_name": [len(name) for one in codes for name, _ in one.objects],
              "longest_question": [len(asked) for one in codes for asked, _ in one.questions],
@@ -223,7 +242,11 @@ class _Shard:
     shapes = [self.changes["grid"], *(one.image.shape for one in codes if one.image is not None)]
     self.counts = {name: self.counts[name] + n for name, n in zip(COUNTS, more)}
     self.skipped += [{"where": b.where, "problem": b.problem, "remedy": b.remedy} for b in skipped]
+    grids = sorted({*map(tuple, self.changes["grids"]), *(one.image.shape for one in codes if one.image is not None)})
+    pieces = [self.changes["longest_pieces"], *([list(piece.shape) for piece in one.pieces] for one in codes)]
     self.changes = {"next_index": next_index, "grid": [max(side) for side in zip(*shapes)],
+                    "grids": [list(grid) for grid in grids],
+                    "longest_pieces": max(pieces, key=lambda some: sum(math.prod(sides) + 4 for sides in some)),
                     **{name: max([self.changes[name], *lengths]) for name, lengths in found.items()}}
 
   def finish(self) -> dict:

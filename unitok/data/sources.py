@@ -20,9 +20,10 @@ UNREAD = {"imagefolder": ("test",)}
 """Splits that a source may have beside these: checked for problems, read by no stage."""
 
 
-def open_source(data: Data, split: str) -> Source:
-  """The records of one split. ValueError where the source or the split does not exist, or train is empty."""
-  return SOURCES[source_name(data)](data, split)
+def open_source(data: Data, split: str, sizes: bool = False) -> Source:
+  """The records of one split, squares, or with `sizes` of data's sizes. ValueError where the source or the split does
+  not exist, or train is empty."""
+  return SOURCES[source_name(data)](data if sizes else dataclasses.replace(data, sizes=()), split)
 
 
 def captions(source: Source, index: int) -> tuple[str, ...]:
@@ -32,13 +33,14 @@ def captions(source: Source, index: int) -> tuple[str, ...]:
 
 
 def texts(source: Source, index: int, kinds: Collection[str]) -> tuple[str, ...]:
-  """A record's captions, and with "questions" or "objects" among the kinds those, questions, answers and names."""
-  if not set(kinds) & {"questions", "objects"}:
+  """A record's captions, and with "questions", "objects" or "pieces" among the kinds their texts."""
+  if not set(kinds) & {"questions", "objects", "pieces"}:
     return captions(source, index)
   record = source[index]
   asked = [text for pair in record.questions for text in pair] if "questions" in kinds else []
   names = [one.name for one in record.objects] if "objects" in kinds else []
-  return *record.captions, *asked, *names
+  told = [piece for piece in record.pieces if isinstance(piece, str)] if "pieces" in kinds else []
+  return *record.captions, *asked, *names, *told
 
 
 def all_splits(data: Data) -> tuple[str, ...]:

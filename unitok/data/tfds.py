@@ -35,10 +35,10 @@ class Examples:
     key, example, texts, fields = self._read(index)
     value = _get(example, self.data.image_field)
     if isinstance(value, np.ndarray) and value.ndim >= 2:   # a Tensor feature: pixels, not a file
-      image = pictures.resize(_pixels(value, key), self.data.image_size, self.data.resize, self.data.background)
+      image = _pixels(value, key)
     else:
-      image = pictures.square(bytes(value), key, self.data)
-    return Record(key, image, texts, fields)
+      image = pictures.load(bytes(value), key, self.data.background)
+    return Record(key, pictures.sized(image, self.data), texts, fields)
 
   def captions(self, index: int) -> tuple[str, ...]:
     """The captions of an example. BadRecord as `[index]`, its picture's faults apart."""

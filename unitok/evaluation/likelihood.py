@@ -8,7 +8,7 @@ import numpy as np
 
 from unitok.evaluation.examples import Context, Examples, Figure, Result
 from unitok.models.rule import Rule
-from unitok.objectives import DRAWING, OBJECTIVES
+from unitok.objectives import OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
 from unitok.sequence import FOREVER, PADDING, Sequence, build
 
@@ -20,7 +20,8 @@ ROUND = 64
 def document(model: Any, objective: str, text: np.ndarray | None, codes: np.ndarray | None) -> Sequence:
   """The objective's document with everything known."""
   texts = () if text is None else (text,)
-  return build(OBJECTIVES[objective](Codes(texts, codes), np.random.default_rng(0), DRAWING), model.vocabulary)
+  parts = OBJECTIVES[objective](Codes(texts, codes), np.random.default_rng(0), drawing(model.config.decoder.objectives))
+  return build(parts, model.vocabulary)
 
 
 def evaluate_nats(context: Context) -> Result:

@@ -25,7 +25,7 @@ def _templates(place: str, side: int):
     for size in RADII:
       for dx in OFFSETS:
         for dy in OFFSETS:
-          alphas.append(coverage(shape, size, (x + dx, y + dy), side)[rows, columns].ravel())
+          alphas.append(coverage(shape, size, (x + dx, y + dy), side, side)[rows, columns].ravel())
           kinds.append((shape, size))
   alphas = np.stack(alphas)                                                         # t p
   patches, things = {}, [None]

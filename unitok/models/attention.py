@@ -61,7 +61,7 @@ def rotation(positions, dim: int, base: float):
   """cos, sin f32[b n dim/2] of rotary embeddings (Su 2021, 2104.09864) over K position axes.
 
   Pair p turns by axis p mod K at frequency base^(-2p/dim); with equal axes that is exactly the
-  one-dimensional embedding. positions i32[b n K].
+  one-dimensional embedding. positions [b n K].
   """
   pairs = dim // 2
   frequency = base ** (-jnp.arange(pairs, dtype=jnp.float32) / pairs)

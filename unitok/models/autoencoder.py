@@ -109,14 +109,18 @@ def to_u8(pixels_pm1):
   return jnp.clip(jnp.round((pixels_pm1 + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def check(options, image_size: int):
-  """ValueError where this network cannot make a grid of codes from the picture."""
+def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
+  """ValueError where this network cannot make a grid of codes from the picture, or from one of the sizes."""
   if options.quantizer.kind not in QUANTIZERS:
     raise ValueError(f"image_tokenizer.quantizer.kind: {options.quantizer.kind!r} is unknown; one of "
                      f"{', '.join(QUANTIZERS)}")
   if len(options.blocks) != len(options.widths):
     raise ValueError(f"image_tokenizer.blocks: {options.blocks} must have one number a level of widths "
                      f"{options.widths}")
+  for size in sizes:
+    if len(size) != 2 or min(size) < 1 or any(side % options.downsampling for side in size):
+      raise ValueError(f"data.sizes: {' x '.join(map(str, size))} must be a height and a width, multiples of the "
+                       f"tokenizer's {options.downsampling} pixels a code")
   if image_size % options.downsampling:
     raise ValueError(f"data.image_size: {image_size} is no multiple of the tokenizer's {options.downsampling} pixels a "
                      f"code; take {image_size // options.downsampling * options.downsampling or options.downsampling}")

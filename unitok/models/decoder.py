@@ -79,15 +79,16 @@ class Decoder(nnx.Module):
 
   def enter(self, ids, positions):
     """What goes into the first layer: a token at (t, t+row, t+column) also gets its row's and column's
-    embedding (0 and 0 for text): rotary positions are relative, and telling "top left" from them alone took many times longer to learn."""
+    embedding (0 and 0 for text; the nearest one's in a scaled picture): rotary positions are relative, and telling "top left" from them alone took many times longer to learn."""
     x = self.embed(ids)
     if not self.options.grid_embedding:
       return x
-    offsets = jnp.clip(positions[..., 1:3] - positions[..., :1], 0, self.options.grid_embedding - 1)
+    offsets = jnp.round(positions[..., 1:3] - positions[..., :1]).astype(jnp.int32)
+    offsets = jnp.clip(offsets, 0, self.options.grid_embedding - 1)
     return x + self.row(offsets[..., 0]) + self.column(offsets[..., 1])
 
   def hidden(self, ids, positions, rule: Rule):
-    """ids i32[b l], positions i32[b l K] -> the last layer's output [b l w], normalised."""
+    """ids i32[b l], positions f32[b l K] -> the last layer's output [b l w], normalised."""
     seen, turn = look(rule, self.options.attention), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
 

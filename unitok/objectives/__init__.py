@@ -6,6 +6,7 @@
 settings (what share of captions is dropped …). Codes of -1 are to be drawn: the same function gives the training and
 the inference form.
 """
+import dataclasses
 import math
 from typing import Callable
 
@@ -16,6 +17,7 @@ from unitok.objectives.grounding import detect, layout, locate
 from unitok.objectives.image import image
 from unitok.objectives.image_to_text import image_to_text
 from unitok.objectives.infill import HOLES, infill
+from unitok.objectives.interleaved import interleaved
 from unitok.objectives.pair import pair
 from unitok.objectives.parallel import parallel
 from unitok.objectives.prefix_lm import prefix_lm
@@ -39,6 +41,7 @@ OBJECTIVES: dict[str, Callable[..., list[Part]]] = {
     "detect": detect,
     "locate": locate,
     "layout": layout,
+    "interleaved": interleaved,
 }
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -56,12 +59,17 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "detect": ("image", "objects"),
     "locate": ("image", "objects"),
     "layout": ("image", "objects"),
+    "interleaved": ("pieces",),
 }
 """What an example must have for an objective; the others are not chosen for it."""
 
 
-DRAWING = Objectives(caption_drop=0.0)
-"""Under which nothing that was asked for is left out."""
+def drawing(options: Objectives) -> Objectives:
+  """The same settings with nothing left out that was asked for."""
+  return dataclasses.replace(options, caption_drop=0.0)
+
+
+DRAWING = drawing(Objectives())
 
 
 def possible(name: str, codes: Codes) -> bool:
@@ -70,7 +78,7 @@ def possible(name: str, codes: Codes) -> bool:
 
 
 def needed(tasks: dict[str, float]) -> set[str]:
-  """What the objectives of a mixture need among them: "image", "text", "objects", "questions"."""
+  """What the objectives of a mixture need among them: "image", "text", "objects", "questions", "pieces"."""
   return {kind for name, weight in tasks.items() if weight for kind in NEEDS.get(name, ())}
 
 
@@ -83,6 +91,7 @@ def check(options: Objectives):
       ("blank_share", "above 0, up to 1", 0 < options.blank_share <= 1),
       ("blank_length", "above 0", 0 < options.blank_length < math.inf),
       ("least_groups", "1 or more", options.least_groups >= 1),
+      ("training_grid", "0 or more", options.training_grid >= 0),
       ("hole_share", "two numbers, 0 <= least <= greatest <= 1", 0 <= least <= most <= 1)):
     if not fits:
       raise ValueError(f"decoder.objectives.{name}: {getattr(options, name)} must be {legal}")

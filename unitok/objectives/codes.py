@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unitok.config import Objectives
 from unitok.sequence import Part
 from unitok.vocab import SPECIAL
 
@@ -15,6 +16,7 @@ class Codes(NamedTuple):
   groups: np.ndarray | None = None       # i32[h w]: the group each place is drawn in, -1 context; None: chance says
   objects: tuple[tuple[np.ndarray, np.ndarray], ...] = ()     # (name i32[n], box i32[4]: location codes) each
   questions: tuple[tuple[np.ndarray, np.ndarray], ...] = ()   # (question i32[n], answer i32[m]) each
+  pieces: tuple[np.ndarray, ...] = ()    # of an interleaved document: texts i32[n] and pictures i32[h w], in any order
 
 
 def control(name: str, loss_weight: float = 0.0) -> Part:
@@ -22,9 +24,19 @@ def control(name: str, loss_weight: float = 0.0) -> Part:
   return Part("special", np.array([SPECIAL.index(name)], np.int32), loss_weight)
 
 
-def shown(image: np.ndarray) -> list[Part]:
-  """[boi] codes [eoi]: a picture as context, whose codes see each other."""
-  return [control("[boi]"), Part("image", image, hole=np.zeros(image.shape, bool)), control("[eoi]")]
+def picture(image: np.ndarray, options: Objectives, loss_weight: float = 1.0, **how) -> list[Part]:
+  """[boi], its size where the options say so, and the codes; `how` are Part's fields hole and groups."""
+  size = [Part("size", np.array(image.shape, np.int32))] if options.size_tokens else []
+  in_rows = options.row_ends and not how
+  scale = min(1.0, options.training_grid / max(image.shape)) if options.training_grid else 1.0
+  return [control("[boi]"), *size,
+          Part("image", image, loss_weight, row_end="[row]" if in_rows else "", scale=scale, **how)]
+
+
+def shown(image: np.ndarray, options: Objectives) -> list[Part]:
+  """A picture as context, whose codes see each other, and [eoi]."""
+  boi, *size, codes = picture(image, options, 0.0)
+  return [boi, *size, codes._replace(hole=np.zeros(image.shape, bool)), control("[eoi]")]
 
 
 def prompt(*parts: Part) -> list[Part]:

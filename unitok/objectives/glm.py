@@ -28,14 +28,14 @@ def glm_spans(codes: Codes, rng: np.random.Generator, options: Objectives) -> li
   text = one_caption(codes, rng)
   spans = _unknown(text) or random_spans(len(text), rng, options.blank_share, options.blank_length)
   rng.shuffle(spans)
-  return [control("[glm_spans]"), *_picture(codes, rng), *blanks(text, spans, "[mask]")]
+  return [control("[glm_spans]"), *_picture(codes, rng, options), *blanks(text, spans, "[mask]")]
 
 
 def glm_document(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   """One blank from anywhere to the end of the text."""
   text = one_caption(codes, rng)
   start = _unknown(text)[0][0] if (text < 0).any() else int(rng.integers(max(len(text), 1)))
-  return [control("[glm_document]"), *_picture(codes, rng), *blanks(text, [(start, len(text))], "[gmask]")]
+  return [control("[glm_document]"), *_picture(codes, rng, options), *blanks(text, [(start, len(text))], "[gmask]")]
 
 
 def random_spans(length: int, rng: np.random.Generator, share: float, mean: float) -> list[tuple[int, int]]:
@@ -61,10 +61,10 @@ def _unknown(text: np.ndarray) -> list[tuple[int, int]]:
   return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2])]
 
 
-def _picture(codes: Codes, rng: np.random.Generator) -> list[Part]:
+def _picture(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   if codes.image is None or (not (np.concatenate(codes.text) < 0).any() and rng.random() < 0.5):
     return []
-  return shown(codes.image)
+  return shown(codes.image, options)
 
 
 def blanks(text: np.ndarray, spans: list[tuple[int, int]], mask: str) -> list[Part]:

@@ -5,7 +5,7 @@ A box is four location codes, y0 x0 y1 x1, as PaliGemma has them (2407.07726); a
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control, prompt, shown
+from unitok.objectives.codes import Codes, control, picture, prompt, shown
 from unitok.sequence import Part
 
 
@@ -14,7 +14,7 @@ def detect(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[
 
   To be drawn: the objects known so far in their order, then one with unknown codes.
   """
-  parts = [control("[detect]"), *shown(codes.image)]
+  parts = [control("[detect]"), *shown(codes.image, options)]
   drawing = any((box < 0).any() or (name < 0).any() for name, box in codes.objects)
   order = range(len(codes.objects)) if drawing else rng.permutation(len(codes.objects))
   for n in order:
@@ -29,7 +29,7 @@ def locate(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[
   names = [name.tobytes() for name, _ in codes.objects]
   alone = [n for n, name in enumerate(names) if names.count(name) == 1] or range(len(names))
   name, box = codes.objects[alone[rng.integers(len(alone))]]
-  asked = prompt(control("[locate]"), *shown(codes.image), Part("text", name))
+  asked = prompt(control("[locate]"), *shown(codes.image, options), Part("text", name))
   return [*asked, control("[answer]"), Part("location", box, loss_weight=1.0)]
 
 
@@ -40,4 +40,4 @@ def layout(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[
   for n in () if dropped else rng.permutation(len(codes.objects)):
     name, box = codes.objects[n]
     parts += [Part("location", box), Part("text", name), control("[sep]")]
-  return [*parts, control("[boi]"), Part("image", codes.image, loss_weight=1.0)]
+  return [*parts, *picture(codes.image, options)]

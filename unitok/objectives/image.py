@@ -2,9 +2,9 @@
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control
+from unitok.objectives.codes import Codes, control, picture
 from unitok.sequence import Part
 
 
 def image(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
-  return [control("[image]"), control("[boi]"), Part("image", codes.image, loss_weight=1.0)]
+  return [control("[image]"), *picture(codes.image, options)]

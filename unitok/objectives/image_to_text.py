@@ -8,5 +8,5 @@ from unitok.sequence import Part
 
 def image_to_text(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   """The picture's tokens see each other (a prompt needs no causal order); the caption is causal."""
-  return [control("[image_to_text]"), *shown(codes.image),
+  return [control("[image_to_text]"), *shown(codes.image, options),
           Part("text", one_caption(codes, rng), loss_weight=1.0, end="[eos]")]

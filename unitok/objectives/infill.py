@@ -7,7 +7,7 @@ code is predicted (theirs leaves out the first of a region).
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control, one_caption
+from unitok.objectives.codes import Codes, control, one_caption, picture
 from unitok.sequence import Part
 
 
@@ -25,8 +25,7 @@ def infill(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[
     hole = HOLES[name](codes.image.shape, rng, *options.hole_share)
   dropped = not drawing and rng.random() < max(options.caption_drop, 0.3)
   caption = np.zeros(0, np.int32) if dropped else one_caption(codes, rng)
-  return [control("[infill]"), Part("text", caption), control("[boi]"),
-          Part("image", codes.image, loss_weight=1.0, hole=hole)]
+  return [control("[infill]"), Part("text", caption), *picture(codes.image, options, hole=hole)]
 
 
 def rectangles(shape: tuple[int, int], rng: np.random.Generator, least: float, most: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, control, one_caption
+from unitok.objectives.codes import Codes, control, one_caption, picture
 from unitok.sequence import Part
 
 
@@ -16,7 +16,8 @@ def pair(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Pa
   first = rng.random() < options.image_first
   if (codes.image < 0).any() != (text < 0).any():
     first = bool((text < 0).any())
-  picture = [control("[boi]", 1.0), Part("image", codes.image, loss_weight=1.0)]
+  boi, *codes_of = picture(codes.image, options)
+  drawn = [boi._replace(loss_weight=1.0), *codes_of]
   if first:
-    return [control("[pair]"), *picture, control("[eoi]"), Part("text", text, loss_weight=1.0, end="[eos]")]
-  return [control("[pair]"), Part("text", text, loss_weight=1.0), *picture]
+    return [control("[pair]"), *drawn, control("[eoi]"), Part("text", text, loss_weight=1.0, end="[eos]")]
+  return [control("[pair]"), Part("text", text, loss_weight=1.0), *drawn]

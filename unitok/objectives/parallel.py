@@ -7,7 +7,7 @@ the ordinary factorisation.
 import numpy as np
 
 from unitok.config import Objectives
-from unitok.objectives.codes import Codes, caption_or_none, control
+from unitok.objectives.codes import Codes, caption_or_none, control, picture
 from unitok.sequence import Part
 
 
@@ -22,8 +22,7 @@ def parallel(codes: Codes, rng: np.random.Generator, options: Objectives) -> lis
     order = np.arange(size) if rng.random() < options.raster_share else rng.permutation(size)
     name = tuple(SCHEDULES)[rng.integers(len(SCHEDULES))]
     groups = in_groups(order, SCHEDULES[name](size, count)).reshape(codes.image.shape)
-  return [control("[parallel]"), Part("text", caption), control("[boi]"),
-          Part("image", codes.image, loss_weight=1.0, groups=groups)]
+  return [control("[parallel]"), Part("text", caption), *picture(codes.image, options, groups=groups)]
 
 
 def cosine(size: int, count: int) -> np.ndarray:

@@ -67,7 +67,7 @@ def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], wi
   """Rows of `prefix + count * width` columns. The first token that is drawn from stands at column `prefix`."""
   n, b = prefix + count * width, len(documents)
   fill = lambda value: np.full((b, n), value, np.int32)
-  out = Rows(ids=fill(0), positions=np.zeros((b, n, documents[0].positions.shape[1]), np.int32),
+  out = Rows(ids=fill(0), positions=np.zeros((b, n, documents[0].positions.shape[1]), np.float32),
              rule=Rule(*(fill(PADDING[name]) for name in Rule._fields)), blocks=fill(-1), ends=fill(-1), fills=fill(n),
              draws=fill(0), texts=fill(-1), filled=fill(-1))
   for row, (d, of) in enumerate(zip(documents, passes)):
