@@ -12,7 +12,7 @@ from unitok.models.decoder import check
 from unitok.models.rule import Rule
 from unitok.optim import optimizer
 from unitok.sequence import Batch
-from unitok.steps import Language, decoder_state, decoder_step, embed_codes
+from unitok.steps import Language, decoder_state, decoder_step, embed_codes, gradient_products
 from unitok.vocab import make_vocabulary
 
 OPTIONS = c.Decoder(layers=2, width=32, heads=4, kv_heads=2, hidden=48, grid_embedding=8)
@@ -91,6 +91,32 @@ def test_embed_codes_puts_near_codes_near_and_leaves_the_rest():
   assert table[ids].std() == pytest.approx(before[ids].std(), rel=0.2)
   cosine = np.corrcoef(table[ids])
   assert cosine[0, 1] > 0.6 > np.abs(cosine[0, 2:]).mean()
+
+
+def test_gradients_of_tasks_add_up():
+  """Their parts sum to the gradient of the loss, so the entries of their inner products to its squared norm; and they are
+  measured on every so many steps alone."""
+  options = dataclasses.replace(OPTIONS, z_loss=0.0, gradients_every=2)
+  language, tx = Language(options, 50, ("a/text", "b/text", "c/text")), optimizer(c.Train())
+  rng, length = np.random.default_rng(0), 24
+  order = np.tile(np.arange(length, dtype=np.int32), (2, 1))
+  batch = Batch(inputs=rng.integers(0, 50, (2, length)), targets=rng.integers(0, 50, (2, length)),
+                loss_weights=rng.random((2, length), np.float32), order=order, visible_from=order,
+                visible_until=np.full_like(order, 2**30), segment_ids=np.ones_like(order),
+                tasks=rng.integers(0, 2, (2, length)), positions=np.repeat(order[..., None], 3, -1).astype(np.float32))
+  state = decoder_state(language, tx, jax.random.key(0))
+  gram = np.asarray(gradient_products(language, state.params, batch))
+  grads = jax.grad(lambda p: language.loss(p, batch)[0])(state.params)
+  assert gram[:2, :2].sum() == pytest.approx(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)), rel=1e-4)
+  assert not gram[2].any() and gram[0, 1] != 0
+  _, first = decoder_step(language, tx, state, batch, jax.random.key(1))
+  _, second = decoder_step(language, tx, state._replace(step=jnp.int32(1)), batch, jax.random.key(1))
+  assert first["gradient_norm/a/text"].value() == pytest.approx(gram[0, 0]**0.5, rel=1e-4)
+  assert first["gradient_cosine/a/text b/text"].value() == pytest.approx(gram[0, 1] / (gram[0, 0] * gram[1, 1])**0.5, rel=1e-3)
+  assert not any(float(second[name].count) for name in second if name.startswith(("gradient_norm/", "gradient_cosine/")))
+  assert not float(first["gradient_norm/c/text"].count) and len([k for k in first if k.startswith("gradient_cosine")]) == 3
+  assert [first[f"share/{name}/text"].value() for name in "abc"] == pytest.approx(
+      [float((batch.tasks == n).mean()) for n in range(3)])
 
 
 def test_padding_is_counted():

@@ -73,7 +73,7 @@ def test_complete(model):
   done = model.complete(texts, limit=8)
   assert all(out.startswith(text) for text, out in zip(texts, done)) and any(len(d) > len(t) for t, d in zip(texts, done))
   assert done == model.complete(texts, seed=5, limit=8)
-  with pytest.raises(ValueError, match="text 1: .* leave no room in the 128 of a training row"):
+  with pytest.raises(ValueError, match="text 1: .* do not fit into the 128 of a training row"):
     model.complete(["a", "?" * 127], limit=8)
 
 

@@ -11,7 +11,7 @@ from unitok.objectives.parallel import SCHEDULES
 from unitok.sequence import build, visible
 from unitok.vocab import make_vocabulary
 
-V = make_vocabulary({"text": 100, "image": 1000, "location": 1024}, {})
+V = make_vocabulary({"text": 100, "image": 1000, "location": 1024, "size": 32}, {})
 
 
 def distinct_codes(rng, grid=(4, 5), length=6):
@@ -19,16 +19,21 @@ def distinct_codes(rng, grid=(4, 5), length=6):
   picture = rng.permutation(1000)[:grid[0] * grid[1]].reshape(grid).astype(np.int32)
   words, bins = rng.permutation(100).astype(np.int32), rng.permutation(1024).astype(np.int32)
   objects = tuple((words[20 + 3 * n:23 + 3 * n], bins[4 * n:4 * n + 4]) for n in range(3))
-  return Codes((words[:length],), picture, objects=objects, questions=((words[40:45], words[50:52]),))
+  pieces = (words[60:63], picture[:2], words[70:75], picture[2:, :3])
+  return Codes((words[:length],), picture, objects=objects, questions=((words[40:45], words[50:52]),), pieces=pieces)
 
 
+SETTINGS = {"plain": Objectives(), "framed": Objectives(size_tokens=True, row_ends=True, training_grid=3)}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_target_is_not_visible_to_its_predictor(name):
+def test_target_is_not_visible_to_its_predictor(name, settings):
   """loss weight > 0 => the target's own input token, if there is one, is not visible to its predictor."""
   found = 0
   for seed in range(20):
     rng = np.random.default_rng(seed)
-    s = build(OBJECTIVES[name](distinct_codes(rng), rng, Objectives()), V)
+    s = build(OBJECTIVES[name](distinct_codes(rng), rng, SETTINGS[settings]), V)
     seen = visible(s.order, s.visible_from, s.visible_until, np.ones(s.length, int))
     for i in np.flatnonzero((s.loss_weights > 0) & ~V.allowed("special")[s.targets]):
       own = np.flatnonzero(s.inputs == s.targets[i])
@@ -38,12 +43,13 @@ def test_target_is_not_visible_to_its_predictor(name):
   assert found
 
 
+@pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_loss_counts_once(name):
+def test_every_loss_counts_once(name, settings):
   """Nothing is learned twice, and what is learned is legal in the block it says."""
   for seed in range(20):
     rng = np.random.default_rng(seed)
-    s = build(OBJECTIVES[name](distinct_codes(rng), rng, Objectives()), V)
+    s = build(OBJECTIVES[name](distinct_codes(rng), rng, SETTINGS[settings]), V)
     at = np.flatnonzero(s.loss_weights)
     once = s.targets[at][~V.allowed("special")[s.targets[at]]]
     assert len(set(once)) == len(once) and len(at)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unitok import config
 from unitok.data import pictures
 from unitok.data.record import BadRecord
 
@@ -191,6 +192,22 @@ def test_pad_fills():
   assert (out[9:15] == 255).all() and (out[:9] == BACKGROUND).all() and (out[15:] == BACKGROUND).all()
   tall = pictures.resize(np.full((900, 1, 3), 255, np.uint8), 9, "pad", BACKGROUND)
   assert tall.shape == (9, 9, 3) and (tall[:, 4] == 255).all() and (tall[:, :4] == BACKGROUND).all()
+
+
+def test_sizes_that_are_no_squares():
+  """crop and pad keep the aspect ratio: of three bands side by side (1:3) in 2:1, the middle, or all and two fillings."""
+  assert (pictures.resize(bands(16, 48), (16, 8), "crop") == (0, 255, 0)).all()
+  padded = pictures.resize(bands(16, 48), (24, 12), "pad", BACKGROUND)
+  assert (padded[:10] == BACKGROUND).all() and (padded[14:] == BACKGROUND).all()
+  np.testing.assert_allclose(padded[11:13, [1, 6, 10]], np.eye(3)[None].repeat(2, 0) * 255, atol=40)
+  assert pictures.resize(bands(16, 48), (5, 30), "fit").shape == (5, 30, 3)
+
+
+def test_a_picture_takes_the_size_nearest_to_its_own():
+  data = config.ImageFolder(sizes=((32, 32), (24, 48), (48, 24)))
+  for shape, size in (((100, 110), (32, 32)), ((100, 180), (24, 48)), ((300, 100), (48, 24)), ((10, 14), (32, 32))):
+    assert pictures.size_for(shape, data) == size
+  assert pictures.size_for((3, 9), config.ImageFolder(image_size=20)) == (20, 20)
 
 
 def test_resizing_is_antialiased():

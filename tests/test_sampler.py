@@ -17,7 +17,7 @@ from unitok.sequence import FOREVER, PADDING, Batch, build, visible
 from unitok.steps import Language
 from unitok.vocab import make_vocabulary
 
-V = make_vocabulary({"text": 20, "image": 30, "location": 1024}, {})
+V = make_vocabulary({"text": 20, "image": 30, "location": 1024, "size": 8}, {})
 GRID, LIMIT, ROW = (3, 4), 7, 96
 GREEDY = Sampling(temperature=0.0)
 
@@ -68,6 +68,9 @@ def to_draw(name: str, seed: int, length: int | None = None, null: bool = False)
     codes = codes._replace(objects=(*objects, (unknown, np.full(4, -1, np.int32)))[seed % 3:])
   elif name == "question":
     codes = codes._replace(questions=((words, unknown),))
+  elif name == "interleaved":       # a picture of its own size, or a text
+    last = np.full((2, 3), -1, np.int32) if seed % 2 else unknown
+    codes = codes._replace(pieces=(words, image, image[:2], last))
   return build(OBJECTIVES[name](codes, rng, DRAWING), V)
 
 
@@ -312,7 +315,7 @@ def known(name: str, seed: int):
   words = lambda: rng.integers(0, 20, 2 + seed).astype(np.int32)
   codes = Codes((rng.integers(0, 20, 4 + seed).astype(np.int32),), rng.integers(0, 30, GRID).astype(np.int32),
                 objects=tuple((words(), rng.integers(0, 1024, 4).astype(np.int32)) for _ in range(2)),
-                questions=((words(), words()),))
+                questions=((words(), words()),), pieces=(words(), rng.integers(0, 30, GRID).astype(np.int32), words()))
   return build(OBJECTIVES[name](codes, rng, DRAWING), V)
 
 

@@ -179,6 +179,40 @@ def test_objects_are_what_is_drawn():
     assert 0 <= boxes.min() and boxes.max() <= 1 and np.abs(boxes - scene.boxes).max() < 0.01
 
 
+def test_changes():
+  """A scene with changes is a document of caption, picture, what changes in words, and the picture after it."""
+  data = c.Scenes(image_size=36, train_examples=300, changes=True)
+  source, kinds = open_scenes(data, "train"), set()
+  for index in range(300):
+    record = source[index]
+    text, before, said, after = record.pieces
+    scene, changed = record.fields["scene"], record.fields["after"]
+    assert text == record.captions[0] and np.array_equal(before, record.image) and np.array_equal(after, draw(changed, 36))
+    old, new = set(scene.things), set(changed.things)
+    gone, come = old - new, new - old
+    if said.startswith("without"):
+      thing, = gone
+      assert not come and said == f"without the {thing.colour} {thing.shape}" and len(new)
+    elif said.startswith("now on"):
+      assert not gone and not come and said == f"now on {changed.background}" != f"now on {scene.background}"
+    else:
+      (thing,), (other,) = gone, come
+      assert said.startswith(f"the {thing.colour} {thing.shape} ") and thing.size == other.size and thing.shape == other.shape
+      assert (said.endswith(f"is {other.colour} now") and other.place == thing.place) != (
+          said.endswith(f"at the {other.place} now") and other.colour == thing.colour)
+      assert other.place not in {t.place for t in changed.things if t != other}
+      assert f"{other.colour} {other.shape}" not in data.held_out
+    kinds.add(said.split()[0] if not said.startswith("the") else "moved" if " at the " in said else "painted")
+  assert {"without", "moved", "painted"} <= kinds
+  assert not open_scenes(c.Scenes(image_size=36), "train")[0].pieces
+
+
+def test_sizes_other_than_squares():
+  data = c.Scenes(image_size=36, train_examples=40, sizes=((36, 36), (24, 48)))
+  shapes = {open_scenes(data, "train")[n].image.shape for n in range(40)}
+  assert shapes == {(36, 36, 3), (24, 48, 3)}
+
+
 def test_questions():
   """Every answer is true of the scene, told from its things alone; yes and no are about as frequent."""
   yes = collections.Counter()

@@ -9,15 +9,16 @@ from unitok.objectives.glm import blanks
 from unitok.sequence import FOREVER, Part, build, visible
 from unitok.vocab import make_vocabulary
 
-V = make_vocabulary({"text": 10, "image": 10, "location": 1024}, {})
+V = make_vocabulary({"text": 10, "image": 10, "location": 1024, "size": 16}, {})
 TEXT, IMAGE = 64, 74   # first ids
 PAD, PLACE, EOS, BOI, EOI = (V.special(name) for name in ("[pad]", "[place]", "[eos]", "[boi]", "[eoi]"))
 CAPTION = np.array([1, 2], np.int32)
 PICTURE = np.array([[5, 6], [7, 8]], np.int32)
 BOXES = [np.array([0, 16, 32, 48], np.int32), np.array([512, 600, 700, 1023], np.int32)]
 CODES = Codes((CAPTION,), PICTURE, objects=((np.array([3, 4], np.int32), BOXES[0]), (np.array([5], np.int32), BOXES[1])),
-              questions=((np.array([6, 7], np.int32), np.array([8], np.int32)),))
-LOCATION = 84
+              questions=((np.array([6, 7], np.int32), np.array([8], np.int32)),), pieces=(CAPTION, PICTURE))
+LOCATION, SIZE = 84, 84 + 1024
+ROW = V.special("[row]")
 
 
 def document(name, codes=CODES, options=DRAWING):
@@ -284,6 +285,64 @@ def test_layout():
   assert mask(s) == ["x" * n + "." * (12 - n) for n in range(1, 13)]
   empty = document("layout", options=Objectives(caption_drop=1.0))
   assert empty.inputs[:2].tolist() == [V.special("[layout]"), BOI]
+
+
+def test_interleaved():
+  """A picture of one row, a text, another picture: all causal, all learned but the size-less frame of a picture."""
+  pieces = (np.array([[5, 6]], np.int32), np.array([3], np.int32), np.array([[7], [8]], np.int32))
+  s, sep = document("interleaved", CODES._replace(pieces=pieces)), V.special("[sep]")
+  assert s.inputs.tolist() == [V.special("[interleaved]"), BOI, IMAGE + 5, IMAGE + 6, EOI, TEXT + 3, sep, BOI,
+                               IMAGE + 7, IMAGE + 8, EOI]
+  assert s.targets.tolist() == [*s.inputs.tolist()[1:], EOS]
+  assert s.loss_weights.tolist() == [1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1]      # not [eoi], which must come
+  assert s.positions.tolist() == [[0] * 3, [1] * 3, [2, 2, 2], [2, 2, 3], [4] * 3, [5] * 3, [6] * 3, [7] * 3,
+                                  [8, 8, 8], [8, 9, 8], [10] * 3]
+  assert mask(s) == ["x" * n + "." * (11 - n) for n in range(1, 12)]
+  text = document("interleaved", CODES._replace(pieces=(pieces[0], np.array([-1, -1], np.int32))))
+  assert text.inputs.tolist() == [V.special("[interleaved]"), BOI, IMAGE + 5, IMAGE + 6, EOI, -1, -1]
+  assert text.fills.tolist() == [-1] * 4 + [5, 6, -1] and text.ends.tolist()[4:] == [sep] * 3
+  picture = document("interleaved", CODES._replace(pieces=(CAPTION, np.full((2, 2), -1, np.int32))))
+  assert picture.inputs.tolist() == [V.special("[interleaved]"), TEXT + 1, TEXT + 2, sep, BOI, -1, -1, -1]
+  assert picture.fills.tolist() == [-1] * 4 + [5, 6, 7, FOREVER]
+
+
+def test_sizes_and_row_ends():
+  """[boi] 2 3 5 6 7 [row] 0 3 1 [row]: rows end at (t, t + row, t + 3), and the picture takes three steps of time."""
+  codes = CODES._replace(image=np.array([[5, 6, 7], [0, 3, 1]], np.int32), text=(np.zeros(0, np.int32),))
+  options = Objectives(caption_drop=0.0, size_tokens=True, row_ends=True, image_first=1.0)
+  s = document("pair", codes, options)
+  assert s.inputs.tolist() == [V.special("[pair]"), BOI, SIZE + 2, SIZE + 3, *(IMAGE + n for n in (5, 6, 7)), ROW,
+                               *(IMAGE + n for n in (0, 3, 1)), ROW, EOI]
+  assert s.targets.tolist() == [*s.inputs.tolist()[1:], EOS]
+  assert s.loss_weights.tolist() == [1, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1]
+  assert s.positions[4:].tolist() == [[4, 4, 4], [4, 4, 5], [4, 4, 6], [4, 4, 7], [4, 5, 4], [4, 5, 5], [4, 5, 6],
+                                      [4, 5, 7], [7, 7, 7]]
+  drawn = document("pair", codes._replace(image=np.full((2, 3), -1, np.int32), text=(CAPTION,)), options)
+  assert drawn.inputs.tolist()[-8:] == [SIZE + 2, SIZE + 3, -1, -1, -1, ROW, -1, -1]      # a row's end is known
+  at = np.flatnonzero(drawn.fills >= 0)
+  assert drawn.fills[at].tolist() == [*np.flatnonzero(drawn.inputs < 0), FOREVER]
+  assert drawn.targets[at].tolist() == [-1] * 6
+  seen = document("image_to_text", codes, options)
+  assert mask(seen)[2:12] == ["x" * 12 + "." * (seen.length - 12)] * 10      # as context they see each other, rows' ends too
+
+
+def test_a_larger_picture_is_scaled_to_the_training_grid():
+  """Four codes a side at the distances of two."""
+  codes = CODES._replace(image=np.arange(8, dtype=np.int32).reshape(2, 4), text=(np.zeros(0, np.int32),))
+  s = document("pair", codes, Objectives(training_grid=2, image_first=1.0))
+  assert s.positions[2:6].tolist() == [[2, 2, 2], [2, 2, 2.5], [2, 2, 3], [2, 2, 3.5]]
+  assert s.positions[6].tolist() == [2, 2.5, 2] and s.positions[-1].tolist() == [4, 4, 4]     # [eoi]: two steps later
+  same = document("pair", codes, Objectives(training_grid=4, image_first=1.0))
+  assert np.array_equal(same.positions, document("pair", codes, Objectives(image_first=1.0)).positions)
+
+
+@pytest.mark.parametrize("part, says", [
+    (Part("image", PICTURE, row_end="[row]", hole=np.eye(2, dtype=bool)), "rows that end in"),
+    (Part("text", CAPTION, row_end="[row]"), "rows that end in"),
+    (Part("image", PICTURE, scale=0.0), "scale 0.0 must be")])
+def test_parts_that_make_no_sense(part, says):
+  with pytest.raises(ValueError, match=f"part '{part.block}'.*{says}"):
+    build([part], V)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

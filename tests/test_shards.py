@@ -63,6 +63,30 @@ def content(folder):
   return [shards.pack(found[i]) for i in range(len(found))]
 
 
+def test_sizes_and_pieces(tmp_path, text):
+  """Pictures of several sizes keep their grids; interleaved documents come back piece by piece, in their order."""
+  class Interleaved(Source):
+    def __getitem__(self, index):
+      record = super().__getitem__(index)
+      wide = np.concatenate([record.image, record.image[:, :CELL]], 1) if record.image is not None else None
+      if index % 3 == 0:
+        record = record._replace(pieces=("a picture", record.image, "1", wide))
+      return record._replace(image=wide) if index % 2 else record
+  manifest = write(tmp_path, Interleaved(7), text)
+  found = CodeShards(tmp_path)
+  assert manifest["grids"] == [[4, 4], [4, 5]] and manifest["grid"] == [4, 5] and manifest["with_pieces"] == 3
+  assert manifest["longest_pieces"] == [[len(text.encode("a picture"))], [4, 4], [1], [4, 5]]
+  for index in range(7):
+    record = Interleaved()[index]
+    assert np.array_equal(found[index].image, mean_colour(record.image[None])[0])
+    assert len(found[index].pieces) == len(record.pieces)
+    for codes, piece in zip(found[index].pieces, record.pieces):
+      if isinstance(piece, str):
+        assert text.decode(codes) == piece
+      else:
+        assert np.array_equal(codes, mean_colour(piece[None])[0])
+
+
 def test_objects_and_questions(tmp_path, text):
   """Names, boxes, questions and answers come back; the manifest says how many records have them, and the longest."""
   class Annotated(Source):

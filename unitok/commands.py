@@ -17,7 +17,7 @@ from unitok.data import pictures
 from unitok.data.drawings import save, sheet
 from unitok.data.record import BadRecord
 
-GREEDY = c.Sampling(temperature=0.0)
+
 """For text, unless the command line says."""
 
 

@@ -220,6 +220,9 @@ class Decoder:
   loss_weights: dict[str, float] = field(default_factory=lambda: dict(
       text_to_image=1.0, image_to_text=1.0, infill=1.0, text=1.0))
   """Objective -> weight of its targets in the loss (1 where not named): a caption has few beside a picture."""
+  weigh_by: Literal["token", "document"] = "token"
+  """token: every target counts its objective's weight; document: its targets share it, so that a short answer counts as
+  much as a long caption or a picture (LWM, 2402.08268)."""
   objectives: Objectives = field(default_factory=Objectives)
   also: tuple[str, ...] = ()
   """Folders of other runs whose training codes are mixed in; encoded with this run's tokenizers (`--init.from`)."""

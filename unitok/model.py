@@ -26,8 +26,6 @@ from unitok.sampling.sampler import Sampler
 from unitok.sequence import Sequence, build
 from unitok.vocab import Vocabulary
 
-GREEDY = Sampling(temperature=0.0)
-"""What text is drawn with unless the caller says."""
 BATCH = 256
 """Documents drawn side by side."""
 LIMIT = 64
@@ -135,7 +133,7 @@ class Model:
         raise ValueError(f"text {n}: give a list of texts and gaps (None) that do not touch, at least one gap")
       documents.append(self._document("glm_spans", np.concatenate(parts), None, f"text {n}"))
     drawn = self._draw(documents, _plain(sampling), seed, batch_size)
-    return [self._spans(document, ids) for document, ids in zip(documents, drawn)]
+    return [self.spans(document, ids) for document, ids in zip(documents, drawn)]
 
   def go_on(self, documents: list[list[str | np.ndarray]], draw: tuple[int, int] | None = None,
             sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
@@ -291,7 +289,7 @@ class Model:
       row[order] = self.vocabulary.to_codes("image", ids)
     return self.image.decode(codes.reshape(-1, *grid))
 
-  def _spans(self, document: Sequence, ids: np.ndarray) -> list[str]:
+  def spans(self, document: Sequence, ids: np.ndarray) -> list[str]:
     """The texts of a document's blanks, in the order they have in the text, from what was drawn for them."""
     end, at = self.vocabulary.special("[eop]"), np.flatnonzero(document.fills >= 0)
     begins = at[document.inputs[at] >= 0]
@@ -314,7 +312,7 @@ class Model:
 
 def _plain(sampling: Sampling | None) -> Sampling:
   """Settings for text. ValueError where they ask for guidance: no picture is ever dropped in training."""
-  sampling = GREEDY if sampling is None else sampling
+  sampling = rules.GREEDY if sampling is None else sampling
   if sampling.guidance_scale != 1.0:
     raise ValueError(f"sampling.guidance_scale: {sampling.guidance_scale} must be 1 for text; guidance is for pictures")
   return sampling

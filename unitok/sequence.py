@@ -95,21 +95,26 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
     codes = np.asarray(part.codes, np.int32)
     _check(part, codes)
     ids, where = vocabulary.to_ids(part.block, codes.ravel()), out.time + _positions(part, codes)
-    hole = None if part.hole is None else np.asarray(part.hole, bool).ravel()
+    hole, ends = None if part.hole is None else np.asarray(part.hole, bool).ravel(), -1
     if part.row_end:
-      ids = np.insert(ids, np.arange(1, len(codes) + 1) * codes.shape[1], vocabulary.special(part.row_end))
+      row_end, rows = vocabulary.special(part.row_end), ids.reshape(codes.shape)
+      ids = np.pad(rows, ((0, 0), (0, 1)), constant_values=row_end).ravel()
+      ends = np.pad(np.full_like(rows, -1), ((0, 0), (0, 1)), constant_values=row_end).ravel()
       hole = None if hole is None else np.zeros(ids.size, bool)
+    elif part.end:
+      ends = vocabulary.special(part.end)
     add = functools.partial(out.add, block=part.block, weight=part.loss_weight)
     if part.groups is not None:
       _add_groups(out, part, add, ids, where, np.asarray(part.groups, np.int32).ravel())
     elif part.hole is not None:
       _add_runs(out, part, add, ids, where, hole)
     else:
-      add(ids, where, orders=out.now + np.arange(ids.size), by=out.length - 1 + np.arange(ids.size), end=part.end)
+      add(ids, where, orders=out.now + np.arange(ids.size), by=out.length - 1 + np.arange(ids.size), ends=ends)
     if part.positions is None:
       out.time += math.ceil(max(codes.shape) * (part.scale if codes.ndim == 2 else 1))
     if part.end:
-      add(vocabulary.special(part.end), [out.time] * AXES, orders=out.now, by=out.length - 1, end=part.end,
+      end = vocabulary.special(part.end)
+      add(end, [out.time] * AXES, orders=out.now, by=out.length - 1, ends=end,
           until=FOREVER if part.end_is_input else -1)
       out.time += part.end_is_input
   return out.sequence()
@@ -167,17 +172,17 @@ class _Tokens:
   def __init__(self, vocabulary: Vocabulary):
     self.vocabulary, self.numbers = vocabulary, {b.name: n for n, b in enumerate(vocabulary.blocks)}
     self.now = self.time = self.length = 0
-    self.tokens, self.positions = [], []   # i32[8 n], the rows of which `sequence` names, and f32[n 3]
+    self.tokens, self.positions = [], []   # i32[7 n], the rows of which `sequence` names, and f32[n 3]
 
-  def add(self, ids, where, *, orders, by=-1, until=FOREVER, weight=0.0, block=None, end=""):
-    """n tokens; `by` are the places of what predicts them, `block` and `end` what is legal there."""
+  def add(self, ids, where, *, orders, by=-1, until=FOREVER, weight=0.0, block=None, ends=-1):
+    """n tokens; `by` are the places of what predicts them, `block` and `ends` (ids) what is legal there."""
     n = np.size(ids)
     if not n:
       return
     new = np.empty((7, n), np.int32)
-    new[0], new[1], new[2], new[3], new[5] = ids, orders, until, by, self.numbers[block] if block else -1
+    new[0], new[1], new[2], new[3], new[6] = ids, orders, until, by, ends
     new[4].view(np.float32)[:] = weight
-    new[6] = self.vocabulary.special(end) if end else -1
+    new[5] = self.numbers[block] if block else -1
     self.tokens.append(new)
     self.positions.append(np.asarray(where, np.float32).reshape(n, AXES))
     self.length += n
@@ -203,10 +208,7 @@ class _Tokens:
     is_input[(int(by.max()) + 1 if at.size else self.length):] = False
     new = np.where(is_input, np.cumsum(is_input, dtype=np.int32) - 1, FOREVER)  # drawn, but no input: FOREVER
     predicted[4] = np.where(predicted[4] >= 0, new[predicted[4]], -1)
-    if is_input.all():
-      kept = slice(None)
-    else:
-      kept = np.flatnonzero(is_input)
+    kept = slice(None) if is_input.all() else np.flatnonzero(is_input)
     ids, order, until = every[:3, kept]
     targets, weight, block, end, fills = predicted[:, kept]
     return Sequence(ids, targets, weight.view(np.float32), order, order, until, positions[kept], block, end, fills)

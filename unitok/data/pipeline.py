@@ -181,6 +181,8 @@ class _Documents:
   def draw(self, name: str, codes: Codes, rng: np.random.Generator) -> Document:
     document = build(OBJECTIVES[name](codes, rng, self.decoder.objectives), self.vocabulary)
     weight = np.float32(self.decoder.loss_weights.get(name, 1.0))
+    if self.decoder.weigh_by == "document":
+      weight /= max(document.loss_weights.sum(), np.float32(1e-9))
     return document._replace(loss_weights=document.loss_weights * weight)
 
   def too_long(self, name: str, codes: Codes, length: int) -> ValueError:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unitok.config import Config, Sampling
-from unitok.data.record import BadRecord
+from unitok.data.record import BadRecord, Object
 from unitok.data.sources import open_source
 
 
@@ -15,17 +15,21 @@ class Examples(NamedTuple):
   images: np.ndarray                       # u8[n s s 3]
   captions: list[tuple[str, ...]]          # of each; empty where it has none
   fields: list[dict[str, Any]]
+  objects: list[tuple[Object, ...]] = []                  # of each, as all that follows
+  questions: list[tuple[tuple[str, str], ...]] = []
+  pieces: list[tuple[str | np.ndarray, ...]] = []
 
   def __len__(self) -> int:
     return len(self.images)
 
   def first(self, n: int) -> "Examples":
-    return Examples(self.images[:n], self.captions[:n], self.fields[:n])
+    return Examples(*(column[:n] for column in self))
 
   def captioned(self) -> "Examples":
     """Those with a caption."""
     at = [n for n, texts in enumerate(self.captions) if texts]
-    return Examples(self.images[at], [self.captions[n] for n in at], [self.fields[n] for n in at])
+    pick = lambda column: [column[n] for n in at] if len(column) else []
+    return Examples(self.images[at], *(pick(column) for column in self[1:]))
 
   @property
   def prompts(self) -> list[str]:
@@ -49,7 +53,7 @@ def load_examples(config: Config, split: str, limit: int) -> Examples:
       records.append(record)
   side = config.data.image_size
   images = np.stack([r.image for r in records]) if records else np.zeros((0, side, side, 3), np.uint8)
-  return Examples(images, [r.captions for r in records], [r.fields for r in records])
+  return Examples(images, *([getattr(r, name) for r in records] for name in Examples._fields[1:]))
 
 
 class Figure(NamedTuple):

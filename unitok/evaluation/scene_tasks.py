@@ -1,4 +1,5 @@
 """Evaluation on scenes, whose truth is known: drawings, captions and fillings read back by the parser."""
+import dataclasses
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ from unitok.evaluation.captioned import filling_items
 from unitok.evaluation.examples import Context, Examples, Figure, Item, Result, Section
 from unitok.evaluation.scenes import attribute_score, read_caption, read_pictures
 from unitok.evaluation.statistics import clipped, figure, merge
+from unitok.objectives.infill import HOLES
 
 Things = frozenset[Thing]
 
@@ -18,9 +20,12 @@ def evaluate_scenes(context: Context) -> Result:
   if context.trained("text_to_image"):
     results.append(drawing(context))
   if context.trained("infill"):
-    results.append(filling(context))
+    results += [filling(context), holes_of_kinds(context)]
   if context.trained("image_to_text"):
     results.append(captioning(context))
+  for name, measure in (("layout", arranging), ("interleaved", changing), ("parallel", in_passes)):
+    if context.trained(name):
+      results.append(measure(context))
   results.append(parsing(context))
   return Result(merge(*(r.metrics for r in results)), [f for r in results for f in r.figures],
                 [s for r in results for s in r.sections])
@@ -164,6 +169,91 @@ def filling(context: Context) -> Result:
     sections.append(Section(title, text, filling_items(val.images[at][show], masks[at][show], filled[show], texts[show],
                                                        right[show], notes[show]), order=30 if prompts else 31))
   return Result({"infill": metrics} if metrics else {}, figures, sections)
+
+
+def holes_of_kinds(context: Context) -> Result:
+  """Holes as in training, of each kind apart, with the caption known: right where the whole picture is."""
+  val, side, options = context.val, context.model.image.downsampling, context.config.decoder.objectives
+  kinds = [name for name in HOLES if options.holes.get(name)]
+  if len(kinds) < 2:
+    return Result({})
+  metrics, figures = {}, []
+  for kind in kinds:
+    context.say(f"evaluate: {len(val)} holes, {kind}")
+    rng = np.random.default_rng((context.seed, 5))
+    holes = np.stack([HOLES[kind](context.model.image.grid, rng, *options.hole_share) for _ in range(len(val))])
+    masks = holes.repeat(side, 1).repeat(side, 2)
+    found = read_pictures(context.infill(val.images, masks, val.prompts))
+    metrics |= figure(f"accuracy_{kind}", np.array([a == f for a, f in zip(truths(val), found)]))
+    figures.append(Figure(f"Filled right: {kind}", f"infill.accuracy_{kind}", about="the whole picture, caption known"))
+  return Result({"infill": metrics}, figures)
+
+
+# ---- boxes, changes, passes
+
+def arranging(context: Context) -> Result:
+  """Pictures drawn to a layout of boxes and names: right where exactly its objects stand at their places."""
+  val = context.val
+  context.say(f"evaluate: {len(val)} pictures drawn to a layout")
+  drawn = context.model.arrange([list(objects) for objects in val.objects], context.config.sampling, context.seed,
+                                batch_size=context.batch_size)
+  found = read_pictures(drawn)
+  said = ["; ".join(one.name for one in objects) for objects in val.objects]
+  items = [Item([("asked", boxed(image, objects)), ("drawn", picture)], text, asked == read)
+           for image, objects, picture, text, asked, read in
+           zip(np.full_like(val.images, 235), val.objects, drawn, said, truths(val), found)]
+  return Result({"layout": compare(val, found, "")}, [Figure("Layouts drawn right", "layout.accuracy",
+                                                             about="exactly the objects asked for, where they were asked for")],
+                [Section("Drawn to a layout", "Boxes with names, and the picture drawn for them.", items[:context.show],
+                         order=25)])
+
+
+def boxed(image: np.ndarray, objects) -> np.ndarray:
+  """u8[s s 3] with the outline of each object's box."""
+  out, side = image.copy(), len(image)
+  for one in objects:
+    x0, y0, x1, y1 = (min(int(edge * side), side - 1) for edge in one.box)
+    out[[y0, y1], x0:x1 + 1] = out[y0:y1 + 1, [x0, x1]] = (60, 90, 160)
+  return out
+
+
+def changing(context: Context) -> Result:
+  """A scene, its caption, and a change in words: right where the picture drawn behind them shows the scene after it.
+
+  By chance: the picture as it was.
+  """
+  val, side = context.val, context.config.data.image_size
+  at = [n for n, pieces in enumerate(val.pieces) if len(pieces) == 4]
+  if not at:
+    return Result({})
+  context.say(f"evaluate: {len(at)} changed pictures")
+  drawn = context.model.go_on([list(val.pieces[n][:3]) for n in at], (side, side), context.config.sampling, context.seed,
+                              batch_size=context.batch_size)
+  found, truth = read_pictures(drawn), [frozenset(val.fields[n]["after"].things) for n in at]
+  right = np.array([a == f for a, f in zip(truth, found)])
+  same = np.mean([a == b for a, b in zip(truth, (truths(val)[n] for n in at))])
+  items = [Item([("before", val.images[n]), ("after", picture)], val.pieces[n][2], bool(good))
+           for n, picture, good in zip(at, drawn, right)][:context.show]
+  return Result({"interleaved": figure("accuracy", right) | {"unchanged": float(same)}},
+                [Figure("Changed right", "interleaved.accuracy", chance="interleaved.unchanged",
+                        about="a picture changed as the words behind it ask")],
+                [Section("Changed by words", "Caption, picture, and a change asked for; then the picture drawn.", items,
+                         order=26)])
+
+
+PASSES = 12
+"""Of a picture that `in_passes` has drawn."""
+
+
+def in_passes(context: Context) -> Result:
+  """Pictures drawn in a few passes, many codes each."""
+  val = context.val
+  passes = min(PASSES, math.prod(context.model.image.grid))
+  context.say(f"evaluate: {len(val)} pictures in {passes} passes")
+  sampling = dataclasses.replace(context.config.sampling, passes=passes)
+  metrics = compare(val, read_pictures(context.generate(val.prompts, sampling)), "")
+  return Result({"parallel": metrics | {"passes": passes}},
+                [Figure(f"Right in {passes} passes", "parallel.accuracy", about="drawn many codes at a time")])
 
 
 def cover(box: tuple[float, float, float, float], side: int, code: int) -> np.ndarray:
