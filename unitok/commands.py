@@ -18,9 +18,6 @@ from unitok.data.drawings import save, sheet
 from unitok.data.record import BadRecord
 
 
-"""For text, unless the command line says."""
-
-
 @dataclass
 class Said:
   """What a command has to say: `data` for --json, `lines` for pipes, the table for people."""
@@ -50,7 +47,7 @@ def generate(o) -> Said:
 def caption(o) -> Said:
   images, _ = _pictures(o, "caption")
   model, data, start = _open(o)
-  sampling = _sampling(o, GREEDY)
+  sampling = _sampling(o, c.GREEDY)
   captions = model.caption(images, sampling, o.seed, o.limit, o.batch_size)
   data |= _drawn(o, sampling, start, [{"file": f, "caption": t} for f, t in zip(o.pictures, captions)])
   return Said(data, [f"{f}\t{_line(t)}" for f, t in zip(o.pictures, captions)], ("file", "caption"),
@@ -75,7 +72,7 @@ def complete(o) -> Said:
   if not o.texts:
     raise ValueError("complete: no text; give some (unitok complete --model DIR \"a red\")")
   model, data, start = _open(o)
-  sampling = _sampling(o, GREEDY)
+  sampling = _sampling(o, c.GREEDY)
   texts = model.complete(list(o.texts), sampling, o.seed, o.limit, o.batch_size)
   data |= _drawn(o, sampling, start, [{"text": t, "completed": out} for t, out in zip(o.texts, texts)])
   return Said(data, [_line(t) for t in texts], ("text", "completed"), list(zip(o.texts, texts)))

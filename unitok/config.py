@@ -248,6 +248,10 @@ class Sampling:
   """Pictures are drawn in so many groups of codes (needs the objective parallel); 0: code by code."""
 
 
+GREEDY = Sampling(temperature=0.0)
+"""The likeliest id each time: what text is drawn with unless the caller says."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
   examples: int = 1_000

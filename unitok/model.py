@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from unitok.checkpoint import read_config
-from unitok.config import Config, Sampling
+from unitok.config import GREEDY, Config, Sampling
 from unitok.data.record import Object
 from unitok.modalities.image import ImageModality
 from unitok.modalities.location import LocationModality
@@ -312,7 +312,7 @@ class Model:
 
 def _plain(sampling: Sampling | None) -> Sampling:
   """Settings for text. ValueError where they ask for guidance: no picture is ever dropped in training."""
-  sampling = rules.GREEDY if sampling is None else sampling
+  sampling = GREEDY if sampling is None else sampling
   if sampling.guidance_scale != 1.0:
     raise ValueError(f"sampling.guidance_scale: {sampling.guidance_scale} must be 1 for text; guidance is for pictures")
   return sampling

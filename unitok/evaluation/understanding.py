@@ -3,13 +3,13 @@ import collections
 
 import numpy as np
 
+from unitok.config import GREEDY
 from unitok.evaluation.examples import Context, Figure, Item, Result, Section
 from unitok.evaluation.statistics import figure, merge
 from unitok.modalities.location import overlap
 from unitok.objectives import OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
 from unitok.objectives.glm import random_spans
-from unitok.sampling.rules import GREEDY
 from unitok.sequence import build
 
 LONGEST = 16

@@ -7,10 +7,6 @@ import jax.numpy as jnp
 from unitok.config import Sampling
 
 
-GREEDY = Sampling(temperature=0.0)
-"""The likeliest id each time."""
-
-
 def guide(conditional, unconditional, scale: float):
   """u + s (c - u) (Ho & Salimans 2022, 2207.12598); scale 1 is exactly the conditional."""
   return conditional if scale == 1.0 else unconditional + scale * (conditional - unconditional)
