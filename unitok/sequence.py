@@ -33,13 +33,14 @@ class Part(NamedTuple):
   groups: np.ndarray | None = None      # i32 like codes: which group a place is drawn in, 0 first; -1 is context
   positions: np.ndarray | None = None   # i32[n 3], added to the part's time; left out: one after another, or a grid's
   end_is_input: bool = True             # False: the end is predicted and never an input (GLM's [eop])
-  together: bool = False                # its context and the tokens right before it see each other
+  together: bool = False                # its context (and the places of its first group) and the tokens right before
+                                        # it see each other
 
 
 class Sequence(NamedTuple):
   """One document of l tokens. `fills[i]` is the token whose unknown input the prediction at i becomes, or -1."""
   inputs: np.ndarray          # i32[l], -1 unknown
-  targets: np.ndarray         # i32[l], -1 unknown, [pad] where nothing is predicted
+  targets: np.ndarray         # i32[l], -1 unknown, 0 where nothing is predicted
   loss_weights: np.ndarray    # f32[l]
   order: np.ndarray           # i32[l]
   visible_from: np.ndarray    # i32[l]
@@ -127,16 +128,16 @@ def _add_runs(out, part, add, ids, where, hole):
   _add_kept(out, part, add, ids, where, ~hole)
   masked = np.flatnonzero(hole)
   for run in np.split(masked, np.flatnonzero(np.diff(masked) > 1) + 1) if masked.size else ():
-    out.ask(where[run[:1]])
+    out.ask(where[run[:1]], out.now)
     add(ids[run], where[run], orders=out.now + np.arange(run.size), by=out.length - 1 + np.arange(run.size))
 
 
 def _add_groups(out, part, add, ids, where, groups):
   _add_kept(out, part, add, ids, where, groups < 0)
-  for group in np.unique(groups[groups >= 0]):
+  for n, group in enumerate(np.unique(groups[groups >= 0])):
     places = np.flatnonzero(groups == group)
     first = out.length
-    out.ask(where[places])
+    out.ask(where[places], max(out.now - (part.together and n == 0), 0))
     add(ids[places], where[places], orders=np.full(places.size, out.now), by=first + np.arange(places.size))
 
 
@@ -160,16 +161,16 @@ class _Tokens:
     self.length += n
     self.now = int(orders.max()) + 1 if n else self.now
 
-  def ask(self, where):
+  def ask(self, where, order: int):
     """[place] tokens, which nobody sees later."""
     n, place = len(where), self.vocabulary.special("[place]")
-    self.add(np.full(n, place), where, orders=np.full(n, self.now), until=self.now)
+    self.add(np.full(n, place), where, orders=np.full(n, order), until=order)
 
   def sequence(self) -> Sequence:
     ids, order, until, positions, by, weight, block, end = (np.concatenate(column) for column in zip(*self.columns))
     # what is predicted and never an input leaves the row; its predictor keeps it as the target
     is_input = until >= 0
-    targets = np.full(self.length, self.vocabulary.special("[pad]"), np.int32)
+    targets = np.full(self.length, PADDING["targets"], np.int32)
     weights = np.zeros(self.length, np.float32)
     blocks, ends, fills = (np.full(self.length, -1, np.int32) for _ in range(3))
     at = np.flatnonzero(by >= 0)

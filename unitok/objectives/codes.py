@@ -17,9 +17,9 @@ class Codes(NamedTuple):
   questions: tuple[tuple[np.ndarray, np.ndarray], ...] = ()   # (question i32[n], answer i32[m]) each
 
 
-def control(name: str, loss_weight: float = 0.0) -> Part:
-  """A control token by itself."""
-  return Part("special", np.array([SPECIAL.index(name)], np.int32), loss_weight)
+def control(name: str, loss_weight: float = 0.0, names: tuple[str, ...] = SPECIAL) -> Part:
+  """A control token by itself; `names` are those of its vocabulary."""
+  return Part("special", np.array([names.index(name)], np.int32), loss_weight)
 
 
 def shown(image: np.ndarray) -> list[Part]:
