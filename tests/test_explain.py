@@ -37,9 +37,10 @@ def test_every_objective(name, capsys):
   assert len(text.splitlines()) == document.length + 1 and lines[0]["token"] in text
 
 
-def test_readme_shows_what_is_printed(capsys):
-  shown = README.read_text().split("unitok explain --objective infill --seed 3\n")[1].split("```")[0]
-  assert shown == said(capsys, "--objective", "infill", "--seed", "3")
+@pytest.mark.parametrize("argv", [("--objective", "infill", "--seed", "3"), ("--template", "chameleon")])
+def test_readme_shows_what_is_printed(argv, capsys):
+  shown = README.read_text().split(f"unitok explain {' '.join(argv)}\n")[1].split("```")[0]
+  assert shown == said(capsys, *argv)
 
 
 def test_a_record_of_a_run(tmp_path_factory, capsys):

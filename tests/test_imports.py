@@ -15,7 +15,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for folder in ("unitok", "train
 CORE = ("models", "losses", "optim", "sharding", "steps")
 SEQUENCES = ("vocab", "sequence", "objectives")
 ALL = ("config", "errors", "files", *SEQUENCES, "modalities", "data", *CORE, "checkpoint", "metrics", "run", "sampling",
-       "model", "evaluation", "interop", "explain")
+       "model", "evaluation", "interop", "explain", "templates")
 
 # Part of unitok (a module or a folder), or top-level folder -> the parts it may import besides itself.
 # config is data and may be read by every part but vocab and sequence.
@@ -27,13 +27,14 @@ MAY_IMPORT = {
     "vocab": (),
     "sequence": ("vocab",),
     "objectives": ("config", "vocab", "sequence"),
+    "templates": ("vocab", "sequence", "objectives"),
     "modalities": ("config", "files", "vocab"),
     **{name: ("config", "metrics", *CORE) for name in CORE},
     "checkpoint": ("config", "vocab"),
     "metrics": ("config", "files", "vocab"),
     "data": ("config", "files", *SEQUENCES, "modalities"),
     "sampling": ("config", *SEQUENCES, *CORE),
-    "explain": ("config", *SEQUENCES),
+    "explain": ("config", *SEQUENCES, "templates"),
     "interop": ("config", "vocab", *CORE, "checkpoint"),
     "run": ("config", "vocab", "modalities", *CORE, "checkpoint"),
     "model": tuple(name for name in ALL if name != "evaluation"),
@@ -49,7 +50,7 @@ MAY_NOT_REACH = {name: ("data", "vocab", "modalities") for name in CORE}
 
 # Parts without jax, so that data workers and `unitok --help` start fast; files exempt with the reason.
 WITHOUT_JAX = ("unitok", "config", "errors", "files", "vocab", "sequence", "objectives", "modalities", "data",
-               "explain")
+               "explain", "templates")
 USES_JAX = {
     "unitok/data/pipeline.py": "grain imports jax",
     "unitok/data/shards.py": "it encodes with the tokenizer",
@@ -64,6 +65,7 @@ PACKAGES = {
     "vocab": {"numpy", "etils"},
     "sequence": {"numpy"},
     "objectives": {"numpy"},
+    "templates": {"numpy"},
     **{name: {"jax", "flax", "optax", "einops", "numpy"} for name in CORE},
     "configs": set(),
 }

@@ -230,6 +230,14 @@ def test_parallel_codes_see_their_group():
   assert mask(s) == ["xx....", "xx....", "..xx..", "..xx..", "..xxxx", "..xxxx"]
 
 
+def test_parallel_together():
+  """The kept code, the token before it and the places of the first group see each other; the codes come after."""
+  s = build([Part("text", CAPTION), Part("image", PICTURE, 1.0, groups=np.array([[-1, 0], [0, 1]]), together=True)], V)
+  assert s.inputs.tolist() == [TEXT + 1, TEXT + 2, IMAGE + 5, PLACE, PLACE, IMAGE + 6, IMAGE + 7, PLACE]
+  assert mask(s) == ["x.......", "xxxxx...", "xxxxx...", "xxxxx...", "xxxxx...",
+                     "xxx..xx.", "xxx..xx.", "xxx..xxx"]
+
+
 def test_parallel_in_raster_order_with_groups_of_one():
   """The ordinary factorisation: each code is predicted from those before it."""
   s = build([Part("image", PICTURE, 1.0, groups=np.arange(4).reshape(2, 2))], V)

@@ -48,6 +48,29 @@ def test_refused(call, says):
     call()
 
 
+def test_fingerprint_stays():
+  """Of a vocabulary of ours, as it was before other systems' had control tokens of their own; so is its manifest."""
+  assert OURS.fingerprint == "384480f5e31580de"
+  assert OURS.to_json() == {"blocks": [{"name": "special", "ranges": [[0, 64]]}, {"name": "text", "ranges": [[64, 364]]},
+                                       {"name": "image", "ranges": [[364, 428]]}],
+                            "special": list(SPECIAL), "fingerprints": {"text": "aa", "image": "bb"}}
+  old = {**OURS.to_json(), "special": list(SPECIAL[:9])}      # of a version with fewer
+  assert Vocabulary.from_json(old) == OURS
+
+
+def test_control_tokens_of_another_system():
+  foreign = Vocabulary((Block("text", (range(0, 5), range(6, 9))), Block("special", (range(9, 10), range(5, 6)))),
+                       controls=("<s>", "</s>"))
+  assert (foreign.special("<s>"), foreign.special("</s>"), foreign.name(5), foreign.name(6)) == (9, 5, "</s>", "text 5")
+  with pytest.raises(ValueError, match=r"no control token '\[pad\]'; it has <s> </s>"):
+    foreign.special("[pad]")
+  again = Vocabulary.from_json(json.loads(json.dumps(foreign.to_json())))
+  assert again == foreign and again.fingerprint == foreign.fingerprint
+  assert Vocabulary(foreign.blocks, controls=("</s>", "<s>")).fingerprint != foreign.fingerprint
+  with pytest.raises(ValueError, match=f"{len(SPECIAL)} control tokens for the 2 ids of the block 'special'"):
+    Vocabulary(foreign.blocks)
+
+
 def test_saved_manifest():
   again = Vocabulary.from_json(json.loads(json.dumps(OURS.to_json())))
   assert again == OURS and again.fingerprint == OURS.fingerprint

@@ -116,15 +116,19 @@ class Info(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Explain(Command):
-  """Show an objective's document: its tokens, what each predicts and may see."""
-  objective: Annotated[str, arg(metavar="NAME")]
+  """Show a document of an objective or of a published system: its tokens, what each predicts and may see."""
+  objective: Annotated[str, arg(metavar="NAME")] = ""
   """Of unitok/objectives, e.g. text_to_image."""
+  template: Annotated[str, arg(metavar="NAME")] = ""
+  """Of unitok/templates, e.g. chameleon: a small example over that system's vocabulary."""
+  form: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: the template's first)")] = ""
+  """Which of the template's documents, e.g. image_to_text."""
   model: Annotated[str, arg(metavar="DIR")] = ""
   """Folder of a run, for one of its own records; else a small example."""
   record: int = 0
   """Number of the run's record, of its validation split."""
   seed: int = 0
-  """Of what the objective leaves to chance."""
+  """Of what the objective or form leaves to chance."""
   png: Annotated[str, arg(metavar="FILE")] = ""
   """Draw the mask there."""
 

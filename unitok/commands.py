@@ -147,7 +147,14 @@ def describe(folder: str) -> dict[str, Any]:
 
 def explain(o) -> Said:
   from unitok import explain as x
-  if o.model:
+  x.check(o.objective, o.template)
+  if o.template and o.model or o.form and not o.template:
+    raise ValueError("explain: --model goes with --objective, --form with --template; leave it out")
+  if o.template:
+    from unitok import templates
+    document = templates.example(o.template, o.form, o.seed)
+    name = templates.template(o.template).vocabulary.name
+  elif o.model:
     from unitok.checkpoint import read_config
     from unitok.data.shards import CodeShards
     from unitok.modalities.text import TextModality
@@ -164,7 +171,8 @@ def explain(o) -> Said:
     document = x.document(o.objective, codes, vocabulary, o.seed)
   rows = x.rows(document, name)
   lines = x.table(rows)
-  data = {"command": "explain", "objective": o.objective, "tokens": [dict(zip(x.COLUMNS, row)) for row in rows]}
+  of = {"template": o.template} if o.template else {"objective": o.objective}
+  data = {"command": "explain", **of, "tokens": [dict(zip(x.COLUMNS, row)) for row in rows]}
   said = Said(data, lines, x.COLUMNS, rows)
   if o.png:
     data["png"] = save(o.png, x.picture(document))

@@ -7,6 +7,7 @@ from unitok.config import Objectives
 from unitok.objectives import NEEDS, OBJECTIVES, possible
 from unitok.objectives.codes import Codes
 from unitok.sequence import FOREVER, Sequence, build, visible
+from unitok.templates import TEMPLATES
 from unitok.vocab import Vocabulary, make_vocabulary
 
 WORDS = ("a", "red", "ring", "and", "blue", "bar", "what", "colour", "is", "the", "large")
@@ -42,6 +43,13 @@ def document(objective: str, codes: Codes, vocabulary: Vocabulary, seed: int = 0
   if not possible(objective, codes):
     raise ValueError(f"objective {objective!r}: {codes.key} lacks {' or '.join(NEEDS[objective])}; take another record")
   return build(OBJECTIVES[objective](codes, np.random.default_rng(seed), options), vocabulary)
+
+
+def check(objective: str, template: str):
+  """ValueError unless one of the two is named."""
+  if bool(objective) == bool(template):
+    raise ValueError(f"explain: give --objective or --template, one of the two; objectives: {', '.join(OBJECTIVES)}; "
+                     f"templates: {', '.join(TEMPLATES)}")
 
 
 def rows(d: Sequence, name: Callable[[int], str]) -> list[tuple[str, ...]]:

@@ -34,7 +34,8 @@ class Part(NamedTuple):
   groups: np.ndarray | None = None      # i32 like codes: which group a place is drawn in, 0 first; -1 is context
   positions: np.ndarray | None = None   # f32[n 3], added to the part's time; left out: one after another, or a grid's
   end_is_input: bool = True             # False: the end is predicted and never an input (GLM's [eop])
-  together: bool = False                # its context and the tokens right before it see each other
+  together: bool = False                # its context (and the places of its first group) and the tokens right before
+                                        # it see each other
   row_end: str = ""                     # control token behind each row of a picture without hole and groups
   scale: float = 1.0                    # of a picture's rows and columns: as positions they are multiplied by it
 
@@ -42,7 +43,7 @@ class Part(NamedTuple):
 class Sequence(NamedTuple):
   """One document of l tokens. `fills[i]` is the token whose unknown input the prediction at i becomes, or -1."""
   inputs: np.ndarray          # i32[l], -1 unknown
-  targets: np.ndarray         # i32[l], -1 unknown, [pad] where nothing is predicted
+  targets: np.ndarray         # i32[l], -1 unknown, 0 where nothing is predicted
   loss_weights: np.ndarray    # f32[l]
   order: np.ndarray           # i32[l]
   visible_from: np.ndarray    # i32[l]
@@ -153,16 +154,16 @@ def _add_runs(out, part, add, ids, where, hole):
   _add_kept(out, part, add, ids, where, ~hole)
   masked = np.flatnonzero(hole)
   for run in np.split(masked, np.flatnonzero(np.diff(masked) > 1) + 1) if masked.size else ():
-    out.ask(where[run[:1]])
+    out.ask(where[run[:1]], out.now)
     add(ids[run], where[run], orders=out.now + np.arange(run.size), by=out.length - 1 + np.arange(run.size))
 
 
 def _add_groups(out, part, add, ids, where, groups):
   _add_kept(out, part, add, ids, where, groups < 0)
-  for group in np.unique(groups[groups >= 0]):
+  for n, group in enumerate(np.unique(groups[groups >= 0])):
     places = np.flatnonzero(groups == group)
     first = out.length
-    out.ask(where[places])
+    out.ask(where[places], max(out.now - (part.together and n == 0), 0))
     add(ids[places], where[places], orders=out.now, by=first + np.arange(places.size))
 
 
@@ -188,9 +189,9 @@ class _Tokens:
     self.length += n
     self.now = int(new[1].max()) + 1
 
-  def ask(self, where):
+  def ask(self, where, order: int):
     """[place] tokens, which nobody sees later."""
-    self.add(np.full(len(where), self.vocabulary.special("[place]")), where, orders=self.now, until=self.now)
+    self.add(np.full(len(where), self.vocabulary.special("[place]")), where, orders=order, until=order)
 
   def sequence(self) -> Sequence:
     every = np.concatenate(self.tokens, 1)
@@ -198,7 +199,7 @@ class _Tokens:
     positions = np.concatenate(self.positions)
     at = np.flatnonzero(by >= 0)
     predicted = np.full((5, self.length), -1, np.int32)      # target, weight, block, end, fills
-    predicted[0], predicted[1] = self.vocabulary.special("[pad]"), 0
+    predicted[0], predicted[1] = PADDING["targets"], 0
     predicted[:4, by[at]] = every[[0, 4, 5, 6]][:, at]
     unknown = at[ids[at] < 0]
     predicted[4, by[unknown]] = unknown

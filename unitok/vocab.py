@@ -38,15 +38,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Vocabulary:
-  """Disjoint blocks covering ids 0 .. size-1, with the fingerprints of the tokenizers they belong to."""
+  """Disjoint blocks covering ids 0 .. size-1, with the fingerprints of the tokenizers they belong to.
+
+  `controls` names the tokens of the block "special" by code: ours, or those of a published system.
+  """
   blocks: tuple[Block, ...]
   fingerprints: dict[str, str] = field(default_factory=dict)
+  controls: tuple[str, ...] = SPECIAL
 
   def __post_init__(self):
     ids = np.sort(np.concatenate([b.table for b in self.blocks]))
     if not np.array_equal(ids, np.arange(len(ids))):
       raise ValueError("vocabulary: the blocks' ids must be disjoint and cover 0 .. size-1; give each block its own "
                        "range")
+    named = [b for b in self.blocks if b.name == "special" and b.size < len(self.controls)]
+    if named:
+      raise ValueError(f"vocabulary: {len(self.controls)} control tokens for the {named[0].size} ids of the block "
+                       "'special'; name fewer, or give it more ids")
 
   @cached_property
   def size(self) -> int:
@@ -103,28 +111,30 @@ class Vocabulary:
 
   def special(self, name: str) -> int:
     """Id of a control token."""
-    if name not in SPECIAL:
-      raise ValueError(f"vocabulary: no control token {name!r}; it has {' '.join(SPECIAL)}")
-    return int(self.block("special").table[SPECIAL.index(name)])
+    if name not in self.controls:
+      raise ValueError(f"vocabulary: no control token {name!r}; it has {' '.join(self.controls)}")
+    return int(self.block("special").table[self.controls.index(name)])
 
   def name(self, id: int) -> str:
     """For people: "[boi]", "image 17"."""
     b = next(b for b in self.blocks if self.allowed(b.name)[id])
     code = int(self._codes[id])
-    return SPECIAL[code] if b.name == "special" and code < len(SPECIAL) else f"{b.name} {code}"
+    return self.controls[code] if b.name == "special" and code < len(self.controls) else f"{b.name} {code}"
 
   def to_json(self) -> dict:
+    """"special" holds our control tokens, which may grow; "controls" those of another system, which may not."""
+    names = "special" if self.controls == SPECIAL else "controls"
     return {"blocks": [{"name": b.name, "ranges": [[r.start, r.stop] for r in b.ranges]} for b in self.blocks],
-            "special": list(SPECIAL), "fingerprints": self.fingerprints}
+            names: list(self.controls), "fingerprints": self.fingerprints}
 
   @classmethod
   def from_json(cls, value: dict) -> "Vocabulary":
-    known = value["special"]
+    known = () if "controls" in value else value["special"]
     if tuple(known) != SPECIAL[:len(known)]:
       raise ValueError(f"vocabulary: control tokens {known} are not this version's {list(SPECIAL)}; use the version "
                        "that made it")
     blocks = tuple(Block(b["name"], tuple(range(*r) for r in b["ranges"])) for b in value["blocks"])
-    return cls(blocks, dict(value["fingerprints"]))
+    return cls(blocks, dict(value["fingerprints"]), tuple(value.get("controls", SPECIAL)))
 
   @cached_property
   def fingerprint(self) -> str:

@@ -19,9 +19,9 @@ class Codes(NamedTuple):
   pieces: tuple[np.ndarray, ...] = ()    # of an interleaved document: texts i32[n] and pictures i32[h w], in any order
 
 
-def control(name: str, loss_weight: float = 0.0) -> Part:
-  """A control token by itself."""
-  return Part("special", np.array([SPECIAL.index(name)], np.int32), loss_weight)
+def control(name: str, loss_weight: float = 0.0, names: tuple[str, ...] = SPECIAL) -> Part:
+  """A control token by itself; `names` are those of its vocabulary."""
+  return Part("special", np.array([names.index(name)], np.int32), loss_weight)
 
 
 def picture(image: np.ndarray, options: Objectives, loss_weight: float = 1.0, **how) -> list[Part]:

@@ -19,6 +19,7 @@ import numpy as np
 from unitok.config import Objectives
 from unitok.objectives.codes import Codes, control, one_caption, prompt, shown
 from unitok.sequence import AXES, Part
+from unitok.vocab import SPECIAL
 
 LONGEST = 39
 
@@ -67,19 +68,20 @@ def _picture(codes: Codes, rng: np.random.Generator, options: Objectives) -> lis
   return shown(codes.image, options)
 
 
-def blanks(text: np.ndarray, spans: list[tuple[int, int]], mask: str) -> list[Part]:
-  """The corrupted text and its blanks in the order given."""
+def blanks(text: np.ndarray, spans: list[tuple[int, int]], mask: str, names: tuple[str, ...] = SPECIAL,
+           close: tuple[Part, ...] = ()) -> list[Part]:
+  """The corrupted text, which the control tokens `close` belong to, and its blanks in the order given."""
   parts, where, at, length = [], {}, 0, 0
   for start, stop in sorted(spans):
-    parts += [Part("text", text[at:start]), control(mask)]
+    parts += [Part("text", text[at:start]), control(mask, names=names)]
     length += start - at
     where[start], at, length = length, stop, length + 1
-  parts = prompt(*parts, Part("text", text[at:]))
-  length += len(text) - at
+  parts = prompt(*parts, Part("text", text[at:]), *close)
+  length += len(text) - at + len(close)
   for start, stop in spans:
     n = stop - start
     positions = np.full((n + 1, AXES), where[start] - length, np.int32)   # the text's time has passed
     positions[:, 1:] += np.arange(1, n + 2, dtype=np.int32)[:, None]
-    parts += [control("[sop]")._replace(positions=positions[:1]),
+    parts += [control("[sop]", names=names)._replace(positions=positions[:1]),
               Part("text", text[start:stop], loss_weight=1.0, end="[eop]", positions=positions[1:], end_is_input=False)]
   return parts
