@@ -101,7 +101,7 @@ def write_shards(folder, source: Source, text: TextModality, image: ImageModalit
   try:
     for batch in _read_ahead(source, manifest["next_index"], batch_size):
       good, skipped, error, following = _divide(batch, on_bad)
-      codes = list(_encode(good, text, image, batch_size))
+      codes = list(encode_records(good, text, image, batch_size))
       shard = shard or _Shard(folder, manifest)
       shard.add(codes, skipped, following)
       if error:
@@ -174,7 +174,8 @@ def _divide(batch, on_bad: str) -> tuple[list[Record], list[BadRecord], BadRecor
   return good, skipped, None, batch[-1][0] + 1
 
 
-def _encode(records: list[Record], text: TextModality, image: ImageModality | None, batch_size: int) -> Iterator[Codes]:
+def encode_records(records: list[Record], text: TextModality, image: ImageModality | None,
+                   batch_size: int) -> Iterator[Codes]:
   """Empty captions are left out; without an image tokenizer, pictures and interleaved documents."""
   location, is_text = LocationModality(), lambda piece: isinstance(piece, str)
   shown = [[record.image] * (record.image is not None) + [piece for piece in record.pieces if not is_text(piece)]

@@ -8,7 +8,7 @@ from typing import Any
 from unitok.config import source_name
 from unitok.evaluation.captioned import asked, evaluate_captioned
 from unitok.evaluation.examples import Context, Result, load_examples, nothing_said
-from unitok.evaluation.likelihood import evaluate_nats
+from unitok.evaluation.likelihood import evaluate_nats, evaluate_objectives
 from unitok.evaluation.reconstruction import evaluate_reconstruction
 from unitok.evaluation.scene_tasks import evaluate_scenes
 from unitok.evaluation.statistics import merge
@@ -42,7 +42,7 @@ def evaluate(model: Any, say: Callable[[str], None] = nothing_said) -> Result:
     return Result({})
   say(f"evaluate: reconstructions and likelihoods of {len(val)} validation pictures")
   results = [evaluate_reconstruction(context), evaluate_nats(context), asked(context)]
-  results.append(evaluate_understanding(context))
+  results += [evaluate_objectives(context), evaluate_understanding(context)]
   results.append(EVALUATIONS.get(source_name(config.data), evaluate_captioned)(context))
   metrics = merge(*(r.metrics for r in results), {"sampling": context.sampling_record()})
   figures = [f for r in reversed(results) for f in r.figures]      # what the model does before what it is made of

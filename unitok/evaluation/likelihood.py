@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unitok.data.record import Record
+from unitok.data.shards import encode_records
 from unitok.evaluation.examples import Context, Examples, Figure, Result
+from unitok.evaluation.statistics import figure
 from unitok.models.rule import Rule
-from unitok.objectives import OBJECTIVES, drawing
+from unitok.objectives import OBJECTIVES, drawing, possible
 from unitok.objectives.codes import Codes
 from unitok.sequence import FOREVER, PADDING, Sequence, build
 
@@ -47,6 +50,36 @@ def evaluate_nats(context: Context) -> Result:
                        "high a learning rate")
     nats |= {block: mean, f"{block}_tokens": int(tokens.sum()), f"{block}_n": len(documents)}
   return Result({"decoder": {"nats_per_token": nats}} if nats else {}, figures)
+
+
+SPOKEN_FOR = ("text_to_image", "image_to_text", "infill", "parallel", "question", "locate", "layout", "glm_spans",
+              "interleaved")
+"""Objectives with a figure of their own; the others are told by the nats of their targets."""
+
+
+def evaluate_objectives(context: Context) -> Result:
+  """Nats a target of validation documents of each objective that has no other figure, holes and blanks by the seed."""
+  model, val, row = context.model, context.val, context.config.decoder.row_length
+  names = [name for name in OBJECTIVES if context.trained(name) and name not in SPOKEN_FOR]
+  if not names:
+    return Result({})
+  column = lambda name: getattr(val, name) or [()] * len(val)
+  records = [Record("", image, *rest) for image, *rest in zip(val.images, *map(column, val._fields[1:]))]
+  codes = [one for start in range(0, len(records), context.batch_size)
+           for one in encode_records(records[start:start + context.batch_size], model.text, model.image, context.batch_size)]
+  options, metrics, figures = drawing(context.config.decoder.objectives), {}, []
+  for name in names:
+    rng = np.random.default_rng((context.seed, 6))
+    documents = [build(OBJECTIVES[name](one, rng, options), model.vocabulary) for one in codes if possible(name, one)]
+    documents = [d for d in documents if d.length <= row]
+    if not documents:
+      continue
+    context.say(f"evaluate: likelihood of {len(documents)} documents of {name}")
+    tokens = np.array([(d.loss_weights > 0).sum() for d in documents])
+    log_p = model.sampler.log_likelihood(documents, min(64, 1 << (len(documents) - 1).bit_length()))
+    metrics |= figure(name, -log_p / tokens, tokens)
+    figures.append(Figure(f"Nats a target, {name}", f"objectives.{name}", "nats", about="of validation documents"))
+  return Result({"objectives": metrics}, figures)
 
 
 # ---- many captions of one picture
