@@ -360,3 +360,54 @@ def test_seven_thousand_photographs_open_in_seconds():
   assert len(source) == 6673 and len(source.captions(0)) == 5
   assert time.monotonic() - start < 5   # 0.6 s on an idle core
   assert np.ptp(source[0].image) > 100
+
+
+def test_copies_of_training_pictures(tmp_path):
+  """Each once as it is, then moved; another key each, the same captions; val stays as it is."""
+  folder(tmp_path, ["a.png", "b.png", "c.png"], [
+      {"file_name": name, "text": name, "split": split} for name, split in (("a.png", "train"), ("b.png", "train"), ("c.png", "val"))])
+  Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+  plain, records = read(tmp_path, image_size=16), read(tmp_path, image_size=16, copies=3)
+  assert list(records) == ["a.png", "b.png", "a.png#1", "b.png#1", "a.png#2", "b.png#2"]
+  assert np.array_equal(records["a.png"].image, plain["a.png"].image) and records["a.png#2"].captions == ("a.png",)
+  pictures = [records[key].image for key in ("a.png", "a.png#1", "a.png#2")]
+  assert len({image.tobytes() for image in pictures}) == 3
+  again = read(tmp_path, image_size=16, copies=3)
+  assert all(np.array_equal(again[key].image, records[key].image) for key in records)
+  assert list(read(tmp_path, "val", copies=3)) == ["c.png"]
+  with pytest.raises(ValueError, match="data.copies is 0, must be at least 1"):
+    read(tmp_path, copies=0)
+
+
+def test_boxes_move_with_a_copy(tmp_path):
+  """A dark square stays inside its box."""
+  pixels = np.full((60, 60, 3), 255, np.uint8)
+  pixels[20:40, 10:30] = 0
+  Image.fromarray(pixels).save(tmp_path / "a.png")
+  folder(tmp_path, [], [{"file_name": "a.png", "text": "a", "objects": {"bbox": [[10, 20, 20, 20]], "categories": ["x"]}}])
+  for record in read(tmp_path, image_size=60, copies=5).values():
+    rows, columns = np.nonzero(record.image[..., 0] < 128)
+    x0, y0, x1, y1 = (60 * edge for edge in record.objects[0].box)
+    np.testing.assert_allclose((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), (x0, y0, x1, y1), atol=1.6)
+
+
+def test_pieces(tmp_path):
+  """An interleaved document: texts, and pictures of the folder in their own sizes."""
+  folder(tmp_path, ["x/a.png", "x/b.png"], [
+      {"file_name": "a.png", "pieces": ["first", {"file_name": "a.png"}, "then", {"file_name": "b.png"}]},
+      {"file_name": "b.png"}], metadata="x/metadata.jsonl")
+  picture(tmp_path / "x/b.png", (9, 9, 9))
+  one, other = read(tmp_path, image_size=16).values()
+  assert one.pieces[::2] == ("first", "then") and (one.pieces[3] == 9).all() and (one.pieces[1] == (1, 2, 3)).all()
+  assert not other.pieces and one.captions == ()
+  sized = open_imagefolder(ImageFolder(path=str(tmp_path), sizes=((16, 16), (16, 24))), "train")[0]
+  assert sized.pieces[1].shape == sized.image.shape == (16, 24, 3)
+
+
+@pytest.mark.parametrize("pieces, says", [
+    ("one", "its pieces are one"), ([], "its pieces are"), ([3], "its pieces are"), ([{"file": "a.png"}], "its pieces are"),
+    ([{"file_name": "../a.png"}], "leads outside the folder")])
+def test_bad_pieces(tmp_path, pieces, says):
+  folder(tmp_path, ["a.png"], [{"file_name": "a.png", "text": "a", "pieces": pieces}])
+  with pytest.raises(BadRecord, match=says):
+    read(tmp_path)

@@ -203,6 +203,21 @@ def test_sizes_that_are_no_squares():
   assert pictures.resize(bands(16, 48), (5, 30), "fit").shape == (5, 30, 3)
 
 
+def test_a_part_of_a_picture():
+  """From inside the right third; and a part beyond the picture has the background there."""
+  assert (pictures.resize(bands(16, 48), 4, "fit", part=(38.0, 0.0, 8.0, 8.0)) == (0, 0, 255)).all()
+  out = pictures.resize(bands(16, 48), 8, "fit", BACKGROUND, part=(40.0, 0.0, 16.0, 16.0))
+  assert (out[:, :4] == (0, 0, 255)).all() and (out[:, 4:] == BACKGROUND).all()
+
+
+def test_moved_stays_near():
+  parts = np.array([pictures.moved((0.0, 0.0, 100.0, 50.0), np.random.default_rng(n)) for n in range(200)])
+  assert len(np.unique(parts, axis=0)) == 200
+  centre = parts[:, :2] + parts[:, 2:] / 2 - (50, 25)
+  assert (abs(centre) <= (6.001, 3.001)).all() and (abs(np.log(parts[:, 2:] / (100, 50))) <= 0.19).all()
+  assert abs(centre.mean(0)).max() < 1 and abs(np.log(parts[:, 2:] / (100, 50)).mean()) < 0.02
+
+
 def test_a_picture_takes_the_size_nearest_to_its_own():
   data = config.ImageFolder(sizes=((32, 32), (24, 48), (48, 24)))
   for shape, size in (((100, 110), (32, 32)), ((100, 180), (24, 48)), ((300, 100), (48, 24)), ((10, 14), (32, 32))):

@@ -70,6 +70,9 @@ class ImageFolder(Data):
   val_share: float = 0.0
   """Share of the records, chosen by a hash of the name, that becomes "val" where the folder has no split."""
   holdout: Holdout = field(default_factory=Holdout)
+  copies: int = 1
+  """Times a training picture is taken: once as it is, then a little larger or smaller and to the side. Few pictures are
+  learned by heart otherwise."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import hashlib
 import os
 from collections.abc import Iterator
 
+import numpy as np
+
 from unitok import config
 from unitok.data import annotations, captions, listing, pictures
 from unitok.data.listing import Bad, Row
@@ -26,21 +28,24 @@ class Folder:
   picture does; so one loop over the indices meets every record, good or bad, once.
   """
 
-  def __init__(self, data: config.ImageFolder, rows: list[Row | Bad]):
-    self.data, self.rows = data, rows
+  def __init__(self, data: config.ImageFolder, rows: list[Row | Bad], copies: int = 1):
+    self.data, self.rows, self.copies = data, rows, copies
 
   def __len__(self) -> int:
-    return len(self.rows)
+    return len(self.rows) * self.copies
 
   def __getitem__(self, index: int) -> Record:
-    row, data = self._row(index), self.data
+    row, data, copy = self._row(index), self.data, index // len(self.rows)
     image = self._load(row.key)
-    shape = image.shape[:2]
-    frame = pictures.frame(shape, pictures.size_for(shape, data), data.resize)
-    objects = annotations.placed(row.objects, shape, frame, row.where)
+    size, key = pictures.size_for(image.shape[:2], data), row.key
+    part = pictures.frame(image.shape[:2], size, data.resize)
+    if copy:
+      key, part = f"{key}#{copy}", pictures.moved(part, np.random.default_rng((index, 7)))
+    objects = annotations.placed(row.objects, image.shape[:2], part, row.where)
     pieces = tuple(piece if isinstance(piece, str) else pictures.sized(self._load(piece.file_name), data)
                    for piece in row.pieces)
-    return Record(row.key, pictures.sized(image, data), row.captions, row.fields, objects, row.questions, pieces)
+    image = pictures.resize(image, size, data.resize, data.background, part)
+    return Record(key, image, row.captions, row.fields, objects, row.questions, pieces)
 
   def _load(self, key: str):
     return pictures.load(os.path.join(self.data.path, key), key, self.data.background)
@@ -50,7 +55,9 @@ class Folder:
     return self._row(index).captions
 
   def _row(self, index: int) -> Row:
-    row = self.rows[index]
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    row = self.rows[index % len(self.rows)]
     if isinstance(row, Bad):
       raise row.error
     return row
@@ -67,6 +74,8 @@ def open_imagefolder(data: config.ImageFolder, split: str) -> Folder:
     raise ValueError(f"split {split!r}: a folder of pictures has train, val, heldout and test")
   if not 0 <= data.val_share < 1:
     raise ValueError(f"data.val_share is {data.val_share}, must be at least 0 and below 1")
+  if data.copies < 1:
+    raise ValueError(f"data.copies is {data.copies}, must be at least 1")
   rows = _template(data, _assign_splits(data, listing.read(data)))
   if data.on_bad == "stop":
     for row in rows:
@@ -75,7 +84,7 @@ def open_imagefolder(data: config.ImageFolder, split: str) -> Folder:
   chosen = [row for row in _hold_out(data, rows) if row.split == split]
   if split == "train" and not chosen:
     raise BadRecord(data.path, "has no record in the train split", "add pictures to train, or lower data.val_share")
-  return Folder(data, chosen)
+  return Folder(data, chosen, data.copies if split == "train" else 1)
 
 
 def _assign_splits(data: config.ImageFolder, rows: list[Row | Bad]) -> Iterator[Row | Bad]:

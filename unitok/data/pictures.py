@@ -63,36 +63,39 @@ def load(file: str | os.PathLike | bytes, where: str = "",
     return _read(handle, where, background)
 
 
+Frame = tuple[float, float, float, float]
+"""A rectangle in a picture's pixels: left, top, width, height. It may reach beyond the picture."""
+
+
 def resize(image: np.ndarray, size: int | tuple[int, int], policy: str,
-           background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
+           background: tuple[int, int, int] = (255, 255, 255), part: Frame | None = None) -> np.ndarray:
   """u8[h w 3] -> u8[H W 3] of size (H, W), or of a square's side, antialiased (Lanczos).
 
   fit stretches; crop scales until the size is covered and cuts the centre; pad scales until all is inside and fills
-  with `background`. A picture of the right size comes back as it is.
+  with `background`. `part` is what is shown instead of what the policy shows. A picture of the right size comes back as
+  it is.
   """
   size = (size, size) if isinstance(size, int) else tuple(size)
-  left, top, across, down = frame(image.shape[:2], size, policy)
-  height, width = image.shape[:2]
-  if (height, width) == size:
+  (high, wide), (height, width) = size, image.shape[:2]
+  left, top, across, down = part or frame((height, width), size, policy)
+  if (height, width) == size and (left, top, across, down) == (0, 0, width, height):
     return image
-  picture, (high, wide) = Image.fromarray(image), size
-  box = (max(left, 0.0), max(top, 0.0), min(left + across, width), min(top + down, height))
-  inner = (wide, high)
-  if policy == "pad":
-    inner = (max(1, round(width * wide / across)), max(1, round(height * high / down)))
-  out = np.asarray(picture.resize(inner, Image.Resampling.LANCZOS, box=box))
-  if inner != (wide, high):
-    canvas = np.empty((high, wide, 3), np.uint8)
-    canvas[:] = background
-    left, top = (wide - inner[0]) // 2, (high - inner[1]) // 2
-    canvas[top:top + inner[1], left:left + inner[0]] = out
-    out = canvas
-  return np.array(out)
+  box = max(left, 0.0), max(top, 0.0), min(left + across, width), min(top + down, height)
+  columns, rows = ([round((box[axis + n] - start) / length * pixels) for n in (0, 2)]
+                   for axis, start, length, pixels in ((0, left, across, wide), (1, top, down, high)))
+  columns[1], rows[1] = max(columns[1], columns[0] + 1), max(rows[1], rows[0] + 1)
+  inner = columns[1] - columns[0], rows[1] - rows[0]
+  out = np.array(Image.fromarray(image).resize(inner, Image.Resampling.LANCZOS, box=box))
+  if inner == (wide, high):
+    return out
+  canvas = np.empty((high, wide, 3), np.uint8)
+  canvas[:] = background
+  canvas[rows[0]:rows[1], columns[0]:columns[1]] = out
+  return canvas
 
 
-def frame(shape: tuple[int, int], size: tuple[int, int], policy: str) -> tuple[float, float, float, float]:
-  """(left, top, width, height): the part of a picture [h w] that `resize` puts into (H, W), in its pixels; for pad it
-  reaches beyond the picture."""
+def frame(shape: tuple[int, int], size: tuple[int, int], policy: str) -> Frame:
+  """The part of a picture [h w] that `resize` puts into (H, W); for pad it reaches beyond the picture."""
   if policy not in ("fit", "crop", "pad"):
     raise ValueError(f"data.resize is {policy!r}, must be fit, crop or pad")
   (height, width), (high, wide) = shape, size
@@ -101,6 +104,15 @@ def frame(shape: tuple[int, int], size: tuple[int, int], policy: str) -> tuple[f
   choose = min if policy == "crop" else max
   across, down = choose(width, height * wide / high), choose(height, width * high / wide)
   return (width - across) / 2, (height - down) / 2, across, down
+
+
+def moved(part: Frame, rng: np.random.Generator) -> Frame:
+  """The part up to 15 % larger or smaller, each side by itself up to 4 %, and up to 6 % to the side."""
+  left, top, across, down = part
+  scale, stretch = np.exp(rng.uniform(-0.15, 0.15)), np.exp(rng.uniform(-0.04, 0.04))
+  wide, high = across * scale * stretch, down * scale / stretch
+  dx, dy = rng.uniform(-0.06, 0.06, 2)
+  return left + (across - wide) / 2 + dx * across, top + (down - high) / 2 + dy * down, wide, high
 
 
 def size_for(shape: tuple[int, int], data) -> tuple[int, int]:
