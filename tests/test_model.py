@@ -101,6 +101,30 @@ def test_generate_in_passes(versatile, model):
     model.generate(prompts, dataclasses.replace(WARM, passes=4))
 
 
+def test_other_sizes(versatile):
+  """Pictures of any grid, also larger than the training's; the null document has it too."""
+  guided = dataclasses.replace(WARM, guidance_scale=2.0)
+  for size in ((8, 16), (20, 24)):
+    drawn = versatile.generate(["a red ring", ""], guided, seed=1, size=size)
+    assert drawn.shape == (2, *size, 3)
+  assert np.array_equal(versatile.generate(["a"], WARM, size=(16, 16)), versatile.generate(["a"], WARM))
+  for size in ((10, 16), (0, 16), (16,)):
+    with pytest.raises(ValueError, match="size: .* multiples of the 4 pixels of a code"):
+      versatile.generate(["a"], size=size)
+  with pytest.raises(ValueError, match="prompt 0: .* do not fit into the 192 of a training row"):
+    versatile.generate(["a"], size=(64, 64))
+
+
+def test_go_on(versatile, images):
+  """Behind texts and pictures of several sizes a picture or a text; greedy texts do not depend on the seed."""
+  wide = np.concatenate([images[1], images[2][:, :4]], 1)
+  documents = [["a red ring", images[0], "now blue"], [wide, "two"]]
+  drawn = versatile.go_on(documents, (8, 12), seed=3)
+  assert drawn.shape == (2, 8, 12, 3) and not np.array_equal(drawn, versatile.go_on(documents, (8, 12), seed=4))
+  said = versatile.go_on([[images[0]], ["a red ring", wide]], limit=5)
+  assert len(said) == 2 and said == versatile.go_on([[images[0]], ["a red ring", wide]], seed=9, limit=5)
+
+
 def test_codes_drawn_in_passes_go_to_their_places(versatile):
   """With a vocabulary of one code a place … the order of drawing is undone: a sampler that draws the place's number."""
   class Counts:
@@ -108,7 +132,7 @@ def test_codes_drawn_in_passes_go_to_their_places(versatile):
       ids = versatile.vocabulary.block("image").table
       out = []
       for document in documents:
-        rows, columns = (document.positions[:, 1:] - document.positions[:, :1]).T
+        rows, columns = (document.positions[:, 1:] - document.positions[:, :1]).astype(int).T
         out.append(ids[(4 * rows + columns)[document.fills >= 0]])
       return out
   class Codes:
@@ -126,7 +150,7 @@ def test_answer(versatile, images):
   assert said != versatile.answer(images, ["where?"] * 5, limit=5)
   with pytest.raises(ValueError, match="2 for 5 pictures"):
     versatile.answer(images, asked[:2])
-  with pytest.raises(ValueError, match="question 0: .* leave no room"):
+  with pytest.raises(ValueError, match="question 0: 201 tokens do not fit into the 192 of a training row .*; shorten the text"):
     versatile.answer(images[:1], ["?" * 180])
 
 
@@ -167,7 +191,7 @@ def test_spans_of_a_text(versatile):
     end = [versatile.vocabulary.special("[eop]")]
     drawn = {1: [*to_ids("text", encode("x")[:1]), *end], 5: to_ids("text", np.concatenate([encode(c)[:1] for c in "yzy"]))}
     ids = np.concatenate([drawn[start] for start, _ in spans])
-    assert versatile._spans(document, ids) == ["x", "yzy"]
+    assert versatile.spans(document, ids) == ["x", "yzy"]
 
 
 def test_infill_knows_nothing_of_the_hole(model, images):

@@ -122,7 +122,7 @@ def test_batch_form(made):
   batch = next(iterator)
   for name, array in batch._asdict().items():
     assert array.shape == ((3, 64, AXES) if name == "positions" else (3, 64))
-    assert array.dtype == (np.float32 if name == "loss_weights" else np.int32)
+    assert array.dtype == (np.float32 if name in ("loss_weights", "positions") else np.int32)
     assert array.flags.c_contiguous
   padding = batch.segment_ids == 0
   assert padding.mean() < 0.5 and np.array_equal(padding, batch.visible_from == FOREVER)

@@ -245,8 +245,9 @@ class Model:
     if document.length > row:
       most = len(text) - (document.length - row)
       remedy = f"at most {most} text tokens do" if most > 0 else \
-          "mask fewer, larger areas" if objective == "infill" else "train one with longer rows"
-      raise ValueError(f"{where or objective}: {document.length} tokens, of which {len(text)} are text, do not fit "
+          "mask fewer, larger areas" if objective == "infill" else "shorten the text, or train one with longer rows"
+      texts = f", of which {len(text)} are text," if len(text) else ""
+      raise ValueError(f"{where or objective}: {document.length} tokens{texts} do not fit "
                        f"into the {row} of a training row (decoder.row_length); {remedy}")
     return document
 

@@ -65,7 +65,7 @@ def rotation(positions, dim: int, base: float):
   """
   pairs = dim // 2
   frequency = base ** (-jnp.arange(pairs, dtype=jnp.float32) / pairs)
-  angle = positions[..., jnp.arange(pairs) % positions.shape[-1]].astype(jnp.float32) * frequency
+  angle = jnp.asarray(positions)[..., jnp.arange(pairs) % positions.shape[-1]].astype(jnp.float32) * frequency
   return jnp.cos(angle), jnp.sin(angle)
 
 

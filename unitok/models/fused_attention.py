@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
 from unitok.models.block_attention import SIZE, pad
 from unitok.models.rule import Rule
@@ -33,6 +34,11 @@ def attend_fused(q, k, v, fused: Fused):
   return _forward(q, k, v, fused)[0]
 
 
+def _dot(a, b, trans_a: bool = False, trans_b: bool = False):
+  return jax.lax.dot_general(a, b, (((0 if trans_a else 1,), (1 if trans_b else 0,)), ((), ())),
+                             preferred_element_type=jnp.float32)
+
+
 def _visible(order, segment, since, until, key_segment):
   """bool[SIZE SIZE] of columns [SIZE 1] and rows [1 SIZE]."""
   return (segment == key_segment) & (since <= order) & (order <= until)
@@ -51,11 +57,11 @@ def _forward_kernel(q_ref, order_ref, segment_ref, k_ref, v_ref, since_ref, unti
 
     def look(state):
       total, weight, most = state
-      scores = jnp.where(mask, pl.dot(q, k_ref[0, 0, at, :], trans_b=True), -jnp.inf)
+      scores = jnp.where(mask, _dot(q, k_ref[0, 0, at, :], trans_b=True), -jnp.inf)
       higher = jnp.maximum(most, jnp.max(scores, -1, keepdims=True))
       weights, keep = jnp.exp(scores - higher), jnp.exp(most - higher)
       values = v_ref[0, 0, at, :]
-      return (total * keep + pl.dot(weights.astype(values.dtype), values),
+      return (total * keep + _dot(weights.astype(values.dtype), values),
               weight * keep + jnp.sum(weights, -1, keepdims=True), higher)
 
     return _if_any(mask, look, state)
@@ -79,9 +85,9 @@ def _queries_kernel(q_ref, grad_ref, sum_ref, aside_ref, order_ref, segment_ref,
 
     def look(dq):
       keys = k_ref[0, 0, at, :]
-      weights = jnp.exp(jnp.where(mask, pl.dot(q, keys, trans_b=True), -jnp.inf) - log_sum)
-      by_scores = weights * (pl.dot(grad, v_ref[0, 0, at, :], trans_b=True) - aside)
-      return dq + pl.dot(by_scores.astype(keys.dtype), keys)
+      weights = jnp.exp(jnp.where(mask, _dot(q, keys, trans_b=True), -jnp.inf) - log_sum)
+      by_scores = weights * (_dot(grad, v_ref[0, 0, at, :], trans_b=True) - aside)
+      return dq + _dot(by_scores.astype(keys.dtype), keys)
 
     return _if_any(mask, look, dq)
 
@@ -100,10 +106,10 @@ def _keys_kernel(k_ref, v_ref, since_ref, until_ref, key_segment_ref, q_ref, gra
     def look(state):
       dk, dv = state
       q, grad = q_ref[0, 0, at, :], grad_ref[0, 0, at, :]
-      weights = jnp.exp(jnp.where(mask, pl.dot(q, keys, trans_b=True), -jnp.inf) - sum_ref[0, 0, at, :])
-      by_scores = weights * (pl.dot(grad, values, trans_b=True) - aside_ref[0, 0, at, :])
-      return (dk + pl.dot(by_scores.astype(q.dtype), q, trans_a=True),
-              dv + pl.dot(weights.astype(grad.dtype), grad, trans_a=True))
+      weights = jnp.exp(jnp.where(mask, _dot(q, keys, trans_b=True), -jnp.inf) - sum_ref[0, 0, at, :])
+      by_scores = weights * (_dot(grad, values, trans_b=True) - aside_ref[0, 0, at, :])
+      return (dk + _dot(by_scores.astype(q.dtype), q, trans_a=True),
+              dv + _dot(weights.astype(grad.dtype), grad, trans_a=True))
 
     return _if_any(mask, look, state)
 
@@ -127,7 +133,7 @@ def _block(array, share: int = 1, cut: bool = True) -> pl.BlockSpec:
     at = [row] + [0] * (array.ndim - 1)
     at[tokens] = block if cut else 0
     if array.ndim == 4:
-      at[1] = head // share
+      at[1] = jax.lax.div(head, share)
     return tuple(at)
 
   return pl.BlockSpec(tuple(shape), where)
@@ -140,12 +146,13 @@ def _call(kernel, like, mine: list, all_of: list, out: list):
   specs = [_block(x, share) for x, share in mine] + [_block(x, share, cut=False) for x, share in all_of]
   arrays = [x for x, _ in (*mine, *all_of)]
 
-  def run(*arrays, interpret):
+  def run(*arrays, **how):
     return pl.pallas_call(kernel, grid=(b, h, n // SIZE), in_specs=specs, out_specs=[_block(x) for x in out],
-                          out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out], interpret=interpret)(*arrays)
+                          out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out], **how)(*arrays)
 
-  return jax.lax.platform_dependent(*arrays, cpu=functools.partial(run, interpret=True),
-                                    default=functools.partial(run, interpret=False))
+  return jax.lax.platform_dependent(
+      *arrays, cpu=functools.partial(run, interpret=True), tpu=run,
+      default=functools.partial(run, compiler_params=triton.CompilerParams(num_warps=4, num_stages=2)))
 
 
 def _padded(x):
