@@ -1,8 +1,10 @@
-"""Trains the image tokenizer of a run: python -m train.image_tokenizer --config configs/NAME.py --workdir DIR."""
+"""Makes the image tokenizer of a run: python -m train.image_tokenizer --config configs/NAME.py --workdir DIR."""
 import collections
 import functools
+import itertools
 import os
 import re
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -17,10 +19,9 @@ from unitok.data.record import BadRecord, Source
 from unitok.data.sources import open_source
 from unitok.evaluation.report import read_metrics
 from unitok.metrics import Writers, open_writers, usage
-from unitok.models.autoencoder import check
 from unitok.models.precision import choose
 from unitok.optim import frozen_mask, optimizer
-from unitok.run import image_modality, load_image_tokenizer, load_tokenizer_weights
+from unitok.run import image_modality, kind_of, load_image_tokenizer, load_tokenizer_weights
 from unitok.sharding import create, make_mesh, place
 from unitok.steps import Tokenizer, TrainState, tokenizer_state, tokenizer_step
 
@@ -29,16 +30,32 @@ CACHE_BYTES = 4 << 30
 """Decoded pictures kept in memory."""
 VALIDATION = 1_000
 """Pictures of the last line's PSNR and usage."""
+NOTHING_TO_FREEZE = ("init.frozen: freezes the whole image tokenizer, but there is nothing to start from; set "
+                     "--init.from")
 
 
 def run(config: Config, workdir):
+  """The tokenizer in workdir/image_tokenizer; what is there of it already is kept."""
+  kind, workdir = kind_of(config), epath.Path(workdir)
+  kind.check(config.image_tokenizer, config.data.image_size, config.data.sizes)
+  if kind.make is None:
+    learn(config, workdir)
+    return
+  if not config.init.source and any(re.match(rf"\^?{STAGE}\b", pattern) for pattern in config.init.frozen):
+    raise ValueError(NOTHING_TO_FREEZE)
+  source = open_source(config.data, "train")
+  order = np.random.default_rng(config.seed).permutation(len(source)).tolist()
+  print(f"{STAGE}: {kind.make(config, workdir / STAGE, usable(source, order, config.data.on_bad))}", flush=True)
+  make_up(config, workdir, 0)
+
+
+def learn(config: Config, workdir: epath.Path):
   """Trains, or goes on, until workdir/image_tokenizer holds step `train.steps`."""
-  options, workdir = config.image_tokenizer, epath.Path(workdir)
-  check(options, config.data.image_size, config.data.sizes)
+  options = config.image_tokenizer
   with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
     if checkpoints.latest() == options.train.steps:
       print(f"{STAGE}: already trained to step {options.train.steps} in {checkpoints.folder}")
-      make_up(config, workdir)
+      make_up(config, workdir, options.train.steps)
       return
     mesh = make_mesh(config.mesh)
     seed = jax.random.key(config.seed)
@@ -49,8 +66,7 @@ def run(config: Config, workdir):
     tx = optimizer(options.train, frozen)
     state = create(functools.partial(tokenizer_state, tokenizer, tx), mesh, seed)
     if whole and not config.init.source:
-      raise ValueError("init.frozen: freezes the whole image tokenizer, but there is nothing to start from; set "
-                       "--init.from")
+      raise ValueError(NOTHING_TO_FREEZE)
     if config.init.source and checkpoints.latest() is None:
       state = place(start_from(state, config.init.source, tokenizer), mesh)
     pictures = Pictures(open_source(config.data, "train"), config.data.image_size, options.train.batch_size,
@@ -68,15 +84,14 @@ def run(config: Config, workdir):
         state = fit(state=state, step_fn=functools.partial(tokenizer_step, tokenizer, tx), batches=pictures,
                     train=options.train, checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
                     on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh)
-      last_line(modality(tokenizer, state, config), config, writer, len(pictures.bad))
+      last_line(modality(tokenizer, state, config), config, writer, options.train.steps, len(pictures.bad))
     finally:
       pictures.close()
       writer.close()
 
 
-def make_up(config: Config, workdir: epath.Path) -> None:
-  """The last strip and the last line, where a run was stopped between its last checkpoint and them."""
-  step = config.image_tokenizer.train.steps
+def make_up(config: Config, workdir: epath.Path, step: int) -> None:
+  """The last strip and the last line of a finished tokenizer, where they are not there."""
   drawn = strip_path(workdir, step).exists()
   told = any("val/psnr_db" in line for line in read_metrics(workdir).get(STAGE, ()))
   if drawn and told:
@@ -88,15 +103,15 @@ def make_up(config: Config, workdir: epath.Path) -> None:
     writer = open_writers(config, workdir, STAGE)
     try:
       writer.resume(step)
-      last_line(image, config, writer)
+      last_line(image, config, writer, step)
     finally:
       writer.close()
 
 
-def last_line(image, config: Config, writer: Writers, bad: int = 0) -> None:
+def last_line(image, config: Config, writer: Writers, step: int, bad: int = 0) -> None:
   """Validates, to the writers and to the screen, which also hears of `bad` pictures left out."""
   figures, left_out = validate(image, config), f"; {bad} bad pictures left out" if bad else ""
-  writer.write(config.image_tokenizer.train.steps, figures)
+  writer.write(step, figures)
   print(f"{STAGE}: validation PSNR {figures['val/psnr_db']:.2f} dB, {figures['val/codebook_usage']:.1%} of "
         f"{image.codebook_size} codes in use, perplexity {figures['val/codebook_perplexity']:.0f}, over "
         f"{figures['val/pictures']} pictures{left_out}", flush=True)
@@ -105,7 +120,7 @@ def last_line(image, config: Config, writer: Writers, bad: int = 0) -> None:
 def start_from(state: TrainState, source, tokenizer: Tokenizer) -> TrainState:
   """`state` with the averaged weights and the codebook of another run's tokenizer. ValueError where shapes differ."""
   try:
-    params, quantizer = load_tokenizer_weights(source, tokenizer)
+    params, quantizer = load_tokenizer_weights(epath.Path(source) / STAGE, tokenizer)
   except ValueError as error:
     raise ValueError(f"init.from: {error}") from None
   return state._replace(params=params, extra={"average": jax.tree.map(jax.numpy.copy, params), "quantizer": quantizer})
@@ -226,12 +241,9 @@ class Pictures:
     return picture
 
 
-def some_pictures(source: Source, count: int, on_bad: str) -> list[np.ndarray]:
-  """The first `count` pictures of a source, bad ones left out or raised as on_bad says."""
-  out = []
-  for index in range(len(source)):
-    if len(out) == count:
-      break
+def usable(source: Source, indices: Iterable[int], on_bad: str) -> Iterator[np.ndarray]:
+  """The pictures of these records, bad ones left out or raised as on_bad says."""
+  for index in indices:
     try:
       picture = source[index].image
     except BadRecord:
@@ -239,15 +251,14 @@ def some_pictures(source: Source, count: int, on_bad: str) -> list[np.ndarray]:
         raise
       continue
     if picture is not None:
-      out.append(picture)
-  return out
+      yield picture
 
 
 def first_pictures(config: Config, count: int) -> np.ndarray:
   """u8[n s s 3]: the first validation pictures; training pictures where there is no validation split."""
   for split in ("val", "train"):
     source = open_source(config.data, split)
-    if found := some_pictures(source, count, config.data.on_bad):
+    if found := list(itertools.islice(usable(source, range(len(source)), config.data.on_bad), count)):
       return np.stack(found)
   raise ValueError("data: neither the validation nor the training split has a usable picture")
 

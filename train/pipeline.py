@@ -12,6 +12,7 @@ from etils import epath  # noqa: E402
 
 from train import decoder, encode, evaluate, image_tokenizer, seconds, text_tokenizer  # noqa: E402
 from unitok import config as c  # noqa: E402
+from unitok.run import kind_of  # noqa: E402
 
 STAGES = {"text_tokenizer": text_tokenizer.run, "image_tokenizer": image_tokenizer.run, "encode": encode.run,
           "decoder": decoder.run}
@@ -21,7 +22,7 @@ STAGES = {"text_tokenizer": text_tokenizer.run, "image_tokenizer": image_tokeniz
 def run(config: c.Config, workdir: epath.Path) -> dict:
   """The metrics of the finished run. Each stage says what it keeps from before."""
   workdir = epath.Path(workdir)
-  if config.init.source and "image_tokenizer" not in config.init.frozen:
+  if config.init.source and "image_tokenizer" not in config.init.frozen and not kind_of(config).make:
     raise ValueError("init.from: with a tokenizer that goes on training, its codes change and that run's decoder means "
                      "nothing; add --init.frozen image_tokenizer")
   if config.minutes < 0:

@@ -102,46 +102,31 @@ def info(o) -> Said:
 
 def describe(folder: str) -> dict[str, Any]:
   """What a run's folder holds; None for a stage that has not begun. ValueError where it is no run's folder."""
-  import jax
-  from unitok.checkpoint import load_meta, read_config
+  from unitok.checkpoint import read_config
   from unitok.data.shards import read_manifest
   from unitok.data.sources import SPLITS
   from unitok.modalities import text
-  from unitok.run import read_vocabulary, with_steps
-  from unitok.steps import Language, Tokenizer
+  from unitok.run import count, kind_of, progress, read_vocabulary, with_steps
+  from unitok.steps import Language
   config, folder = with_steps(read_config(folder), folder), Path(folder)
-
-  def count(init) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
-
-  def stage(name: str, options, more) -> dict | None:
-    if not (folder / name).is_dir():
-      return None
-    try:
-      step = load_meta(folder / name)[1]
-    except ValueError:       # begun, no checkpoint yet
-      return None
-    return {"step": step, "of": options.train.steps, **more()}
-
-  def image_tokenizer():
-    tokenizer = Tokenizer(config.image_tokenizer)
-    return {"parameters": count(lambda key: tokenizer.init(key)[0]), "codebook_size": tokenizer.codebook_size,
-            "codes_a_picture": (config.data.image_size // config.image_tokenizer.downsampling)**2}
 
   def decoder():
     vocabulary = read_vocabulary(folder)
     return {"parameters": count(Language(config.decoder, vocabulary.size, ()).init), "tasks": config.decoder.tasks,
             "vocabulary": {block.name: block.size for block in vocabulary.blocks}}
 
+  places = (config.data.image_size // config.image_tokenizer.downsampling)**2
+  tokenizer = kind_of(config).describe(config, folder / "image_tokenizer")
+  trained = progress(folder / "decoder", config.decoder.train)
   manifest = text.read_manifest(folder / "text_tokenizer")
   codes = {split: read_manifest(folder / "codes" / split) for split in SPLITS}
   metrics = folder / "metrics.json"
   return {
       "name": config.name, "source": c.source_name(config.data), "image_size": config.data.image_size,
       "text_tokenizer": manifest and {"pieces": manifest["size"]},
-      "image_tokenizer": stage("image_tokenizer", config.image_tokenizer, image_tokenizer),
+      "image_tokenizer": tokenizer and {**tokenizer, "codes_a_picture": places},
       "codes": {split: found["records"] for split, found in codes.items() if found["finished"]} or None,
-      "decoder": stage("decoder", config.decoder, decoder), "sampling": dataclasses.asdict(config.sampling),
+      "decoder": trained and {**trained, **decoder()}, "sampling": dataclasses.asdict(config.sampling),
       "metrics": json.loads(metrics.read_text()) if metrics.is_file() else None}
 
 

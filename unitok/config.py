@@ -151,7 +151,12 @@ class Quantizer:
 
 
 @dataclass(frozen=True)
-class ImageTokenizer:
+class ImageCodes:
+  """What every kind of image tokenizer is. Its `downsampling` are pixels a code in each direction."""
+
+
+@dataclass(frozen=True)
+class ImageTokenizer(ImageCodes):
   """Convolutional VQ autoencoder."""
   widths: tuple[int, ...] = (64, 128)
   """Channels of each level, fine to coarse; every level after the first halves the grid."""
@@ -168,6 +173,23 @@ class ImageTokenizer:
   def downsampling(self) -> int:
     """Pixels a code in each direction."""
     return self.patch * 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
+class Pixels(ImageCodes):
+  """Pixels as the colours of a palette (image GPT, Chen 2020): nothing is learned but the palette, by k-means."""
+  colours: int = 512
+  """Colours of the palette; fewer where the pixels have fewer, and the vocabulary then has no more."""
+  scale: int = 1
+  """Side of the squares of pixels whose mean colour is a code; 1: every pixel is one."""
+  pixels: int = 100_000
+  """Training pixels, after `scale`, that the palette is made from."""
+  iterations: int = 30
+  """Steps of k-means, at most; it ends where nothing moves."""
+
+  @property
+  def downsampling(self) -> int:
+    return self.scale
 
 
 @dataclass(frozen=True)
@@ -294,7 +316,7 @@ class Config:
   cut to what fits at the speed of the first; the run's steps.json keeps their number."""
   data: Data = field(default_factory=Scenes)
   text: Text = field(default_factory=Text)
-  image_tokenizer: ImageTokenizer = field(default_factory=ImageTokenizer)
+  image_tokenizer: ImageCodes = field(default_factory=ImageTokenizer)
   decoder: Decoder = field(default_factory=Decoder)
   sampling: Sampling = field(default_factory=Sampling)
   evaluation: Evaluation = field(default_factory=Evaluation)
@@ -310,6 +332,7 @@ class Config:
 
 
 DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds}
+IMAGE_TOKENIZERS: dict[str, type[ImageCodes]] = {"vq": ImageTokenizer, "pixels": Pixels}
 
 
 def load(path: str) -> Config:
@@ -392,21 +415,26 @@ def flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def to_json(config: Config) -> dict:
   """Plain JSON of a config; `from_json` is its inverse."""
   out = dataclasses.asdict(config)
-  out["data"]["source"] = source_name(config.data)
-  return out
+  return {**out, "data": {**out["data"], "source": source_name(config.data)},
+          "image_tokenizer": {"kind": kind_name(config.image_tokenizer), **out["image_tokenizer"]}}
 
 
 def source_name(data: Data) -> str:
   return next(name for name, cls in DATA.items() if type(data) is cls)
 
 
+def kind_name(options: ImageCodes) -> str:
+  return next(name for name, cls in IMAGE_TOKENIZERS.items() if type(options) is cls)
+
+
 def from_json(value: dict) -> Config:
   """Inverse of `to_json`; ValueError for a field this version does not know."""
   value = json.loads(json.dumps(value))
-  source = value["data"].pop("source", None)
-  if source not in DATA:
-    raise ValueError(f"config: data.source is {source!r}, must be one of {', '.join(DATA)}")
-  return _build(Config, value, "", {"data": DATA[source]})
+  source, kind = value["data"].pop("source", None), value.get("image_tokenizer", {}).pop("kind", "vq")   # old runs': vq
+  for name, one, legal in (("data.source", source, DATA), ("image_tokenizer.kind", kind, IMAGE_TOKENIZERS)):
+    if one not in legal:
+      raise ValueError(f"config: {name} is {one!r}, must be one of {', '.join(legal)}")
+  return _build(Config, value, "", {"data": DATA[source], "image_tokenizer": IMAGE_TOKENIZERS[kind]})
 
 
 def _build(cls: type, value: dict, where: str, chosen: dict[str, type]):
@@ -430,7 +458,8 @@ FREE = ("evaluation.", "sampling.", "mesh.", "compute_dtype", "tensorboard", "wa
 
 def difference(old: Config, new: Config) -> str | None:
   """The first field in which two configs would make different things: "name: old -> new"."""
-  before, after = dict(flat(old)), dict(flat(new))
+  before, after = ({"data.source": source_name(x.data), "image_tokenizer.kind": kind_name(x.image_tokenizer),
+                    **dict(flat(x))} for x in (old, new))
   for name in {**before, **after}:
     free = name.split(".")[0] + "." in FREE or name.split(".")[-1] in FREE
     if not free and before.get(name) != after.get(name):

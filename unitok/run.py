@@ -3,6 +3,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,9 @@ from etils import epath
 
 from unitok import config as c
 from unitok.checkpoint import load_meta, load_part, read_config
+from unitok.modalities import pixels
 from unitok.modalities.image import ImageModality
+from unitok.models import autoencoder
 from unitok.models.precision import choose
 from unitok.steps import Language, Tokenizer
 from unitok.vocab import Vocabulary
@@ -45,28 +48,76 @@ def with_steps(config: c.Config, workdir) -> c.Config:
   return config
 
 
+class Kind(NamedTuple):
+  """What a kind of image tokenizer is to a run, whose `folder` for it is WORKDIR/image_tokenizer."""
+  check: Callable      # (options, image size, sizes): ValueError where it cannot make a grid of codes of such pictures
+  load: Callable       # (config, folder) -> ImageModality, ValueError where there is none
+  vectors: Callable    # (config, folder) -> f32[k d], what each code is painted from
+  describe: Callable   # (config, folder) -> dict for `unitok info`, None where there is nothing yet
+  make: Callable | None = None
+  """(config, folder, training pictures u8[H W 3] in a random order) -> what was done. None: trained step by step."""
+
+
 def load_image_tokenizer(workdir) -> ImageModality:
-  """The newest tokenizer of workdir/image_tokenizer, with its averaged weights. ValueError where there is none."""
+  """The newest tokenizer of workdir/image_tokenizer. ValueError where there is none."""
   config = read_config(workdir)
-  tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype, mixed=False))
-  params, state = load_tokenizer_weights(workdir, tokenizer)
-  return image_modality(tokenizer, params, state, config.data.image_size)
-
-
-def load_tokenizer_weights(workdir, tokenizer: Tokenizer) -> tuple[Any, Any]:
-  """(averaged params, quantizer state) of workdir/image_tokenizer in this tokenizer's shapes."""
-  params, state = jax.eval_shape(tokenizer.init, jax.random.key(0))
-  extra, _, _ = load_part(epath.Path(workdir) / "image_tokenizer", "extra", {"average": params, "quantizer": state})
-  return extra["average"], extra["quantizer"]
+  return kind_of(config).load(config, epath.Path(workdir) / "image_tokenizer")
 
 
 def code_vectors(workdir) -> np.ndarray:
   """f32[k d]: what the newest image tokenizer of workdir paints each of its codes from."""
   config = read_config(workdir)
+  return kind_of(config).vectors(config, epath.Path(workdir) / "image_tokenizer")
+
+
+def kind_of(config: c.Config) -> Kind:
+  return IMAGE_TOKENIZERS[c.kind_name(config.image_tokenizer)]
+
+
+def _load(config: c.Config, folder) -> ImageModality:
   tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype, mixed=False))
-  params, state = load_tokenizer_weights(workdir, tokenizer)
+  return image_modality(tokenizer, *load_tokenizer_weights(folder, tokenizer), config.data.image_size)
+
+
+def _vectors(config: c.Config, folder) -> np.ndarray:
+  tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype, mixed=False))
+  params, state = load_tokenizer_weights(folder, tokenizer)
   codes = np.arange(tokenizer.codebook_size, dtype=np.int32)
   return np.asarray(tokenizer.quantizer.lookup(params["quantizer"], state, codes, config.image_tokenizer.quantizer))
+
+
+def _describe(config: c.Config, folder) -> dict | None:
+  tokenizer = Tokenizer(config.image_tokenizer)
+  trained = progress(folder, config.image_tokenizer.train)
+  return trained and {**trained, "parameters": count(lambda key: tokenizer.init(key)[0]),
+                      "codebook_size": tokenizer.codebook_size}
+
+
+IMAGE_TOKENIZERS: dict[str, Kind] = {
+    "vq": Kind(autoencoder.check, _load, _vectors, _describe),
+    "pixels": Kind(pixels.check, pixels.open_modality, pixels.vectors, pixels.describe, pixels.make),
+}
+"""By their names in `config.IMAGE_TOKENIZERS`. A new one is a file, a line here, and its options there."""
+
+
+def progress(folder, train: c.Train) -> dict | None:
+  """{"step", "of"} of a stage that is trained step by step; None where it has no checkpoint yet."""
+  try:
+    return {"step": load_meta(folder)[1], "of": train.steps}
+  except ValueError:
+    return None
+
+
+def count(init: Callable) -> int:
+  """The numbers in what init(key) gives, which is not made."""
+  return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
+
+
+def load_tokenizer_weights(folder, tokenizer: Tokenizer) -> tuple[Any, Any]:
+  """(averaged params, quantizer state) of the newest checkpoint of a folder in this tokenizer's shapes."""
+  params, state = jax.eval_shape(tokenizer.init, jax.random.key(0))
+  extra, _, _ = load_part(folder, "extra", {"average": params, "quantizer": state})
+  return extra["average"], extra["quantizer"]
 
 
 def image_modality(tokenizer: Tokenizer, params, state, image_size: int) -> ImageModality:
