@@ -22,7 +22,8 @@ def get_config() -> Config:
       name="emoji",
       minutes=28,
       data=ImageFolder(
-          path="../shared/data/emoji", image_size=32, resize="fit", caption_template="a {style} emoji of {caption}",
+          path="../shared/data/emoji", image_size=32, resize="fit", copies=8,
+          caption_template="a {style} emoji of {caption}",
           holdout=Holdout(group_by="captions", every=20, field="style", value="fluent3d")),
       text=Text(vocab_size=1_200, split_by_whitespace=False),
       image_tokenizer=ImageTokenizer(

@@ -11,7 +11,7 @@ def get_config() -> Config:
   return Config(
       name="photos",
       minutes=28,
-      data=ImageFolder(path="../shared/data/photos", image_size=64, resize="fit"),
+      data=ImageFolder(path="../shared/data/photos", image_size=64, resize="fit", copies=4),
       text=Text(vocab_size=2_000, split_by_whitespace=False),
       image_tokenizer=ImageTokenizer(
           widths=(64, 128), blocks=(1, 2), patch=4,
