@@ -7,11 +7,13 @@ import numpy as np
 
 from unitok import config as c
 from unitok.data.pipeline import task_names
-from unitok.data.scenes import BACKGROUNDS, COLOURS, Scene, caption, draw, place_centre
+from unitok.data.scenes import BACKGROUNDS, COLOURS, PLACES, Scene, Thing, box_of, caption, draw, place_centre
 from unitok.evaluation.scenes import background_of, read_caption, read_pictures
 from unitok.modalities import text as texts
 from unitok.modalities.image import ImageModality
+from unitok.modalities.location import LocationModality
 from unitok.model import Model
+from unitok.objectives import needed
 from unitok.sampling.sampler import Sampler
 from unitok.steps import Language
 from unitok.vocab import make_vocabulary
@@ -35,7 +37,8 @@ def small_model(config: c.Config, folder, captions: list[str], code: int = 6) ->
   """Random weights, a text tokenizer trained on `captions`, the flat image tokenizer."""
   text = texts.train(captions, folder, config.text)
   image = flat_tokenizer(config.data.image_size, code)
-  vocabulary = make_vocabulary({"text": text.size, "image": image.size},
+  location = {"location": LocationModality.size} if "objects" in needed(config.decoder.tasks) else {}
+  vocabulary = make_vocabulary({"text": text.size, "image": image.size, **location},
                                {"text": text.fingerprint, "image": image.fingerprint})
   language = Language(config.decoder, vocabulary.size, tuple(task_names(config.decoder, vocabulary)))
   return Model(config, vocabulary, text, image, Sampler(language, language.init(jax.random.key(0)), vocabulary))
@@ -65,6 +68,36 @@ class Oracle(Model):
 
   def reconstruct(self, images):
     return images
+
+  def answer(self, images, questions, sampling=None, seed=0, limit=64, batch_size=256):
+    """Reads what colour is where, and says yes to all the rest."""
+    out = []
+    for n, (things, question) in enumerate(zip(read_pictures(images), questions)):
+      place = question.partition(" the thing at the ")[2].rstrip("?")
+      colour = [t.colour for t in things if t.place == place]
+      out.append("" if n % 10 < self.wrong else colour[0] if question.startswith("what colour") and colour else "yes")
+    return out
+
+  def locate(self, images, names, sampling=None, seed=0, batch_size=256):
+    boxes = []
+    for n, (things, name) in enumerate(zip(read_pictures(images), names)):
+      thing = next(t for t in things if f"{t.size} {t.colour} {t.shape}" == name)
+      boxes.append((0, 0, 0.01, 0.01) if n % 10 < self.wrong else box_of(thing, place_centre(thing.place)))
+    return np.array(boxes)
+
+  def arrange(self, layouts, sampling=None, seed=0, batch_size=256, size=None):
+    scenes = []
+    for objects in layouts:
+      things = []
+      for name, (x0, y0, x1, y1) in objects:
+        column, row = (min(int(3 * (low + high) / 2), 2) for low, high in ((x0, x1), (y0, y1)))
+        things.append(Thing(*name.split(), PLACES[3 * row + column]))
+      scenes.append(Scene(tuple(things), "grey", tuple(place_centre(t.place) for t in things)))
+    return self._spoil([draw(scene, self.config.data.image_size) for scene in scenes])
+
+  def go_on(self, documents, draw=None, sampling=None, seed=0, limit=64, batch_size=256):
+    """The picture as it was: right where nothing but the background was to change."""
+    return self._spoil([pieces[1] for pieces in documents])
 
 
 @functools.cache

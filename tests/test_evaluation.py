@@ -11,10 +11,12 @@ from unitok import config as c
 from unitok.evaluation import EVALUATIONS, evaluate
 from unitok.evaluation.captioned import _names, _told, name_in, name_pattern, named
 from unitok.evaluation.examples import Context, load_examples
-from unitok.evaluation.likelihood import choose_candidates, document, retrieved, score_captions, without_prior
+from unitok.evaluation.likelihood import SPOKEN_FOR, choose_candidates, document, retrieved, score_captions, without_prior
 from unitok.evaluation.reconstruction import psnr_db
 from unitok.evaluation.scene_tasks import cover, cover_half
 from unitok.evaluation.statistics import clipped, figure, look_up, mean_interval, merge, plain, wilson
+from unitok.evaluation.understanding import answers, without_looking
+from unitok.objectives import OBJECTIVES
 
 DECODER = c.Decoder(layers=2, width=32, heads=2, kv_heads=1, hidden=48, row_length=192)
 SCENES = c.Config(name="scenes", data=c.Scenes(image_size=36, train_examples=40, val_examples=30), decoder=DECODER,
@@ -128,6 +130,48 @@ def test_only_what_was_trained(oracle):
   decoder = dataclasses.replace(DECODER, tasks={"text_to_image": 1.0})
   model = dataclasses.replace(oracle, config=dataclasses.replace(SCENES, decoder=decoder))
   assert evaluate(model).metrics.keys() == {"image_tokenizer", "decoder", "text_to_image", "parser", "sampling"}
+
+
+@pytest.fixture(scope="module")
+def versatile(tmp_path_factory):
+  """One that knows, trained on every objective."""
+  decoder = dataclasses.replace(DECODER, tasks=dict.fromkeys(OBJECTIVES, 1.0), row_length=256,
+                                objectives=c.Objectives(holes=dict(rectangles=1.0, patches=1.0)))
+  config = dataclasses.replace(SCENES, decoder=decoder, data=dataclasses.replace(SCENES.data, changes=True))
+  captions = [text for texts in load_examples(config, "train", 40).captions for text in texts]
+  model = small_model(config, tmp_path_factory.mktemp("text"), captions)
+  return Oracle(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
+
+
+def test_every_objective_has_a_figure(versatile):
+  """With its cases and interval; what the oracle can do is right, and its errors are counted."""
+  spoilt = evaluate(dataclasses.replace(versatile, wrong=3)).metrics
+  metrics = evaluate(versatile).metrics
+  for name in OBJECTIVES:
+    key = {"text_to_image": "text_to_image.accuracy", "image_to_text": "caption.exact_match", "infill": "infill.accuracy",
+           "parallel": "parallel.accuracy", "question": "answers.accuracy", "locate": "locate.found",
+           "layout": "layout.accuracy", "glm_spans": "blanks.accuracy", "interleaved": "interleaved.accuracy"}.get(
+               name, f"objectives.{name}")
+    assert look_up(metrics, f"{key}_n") >= 30 and look_up(metrics, f"{key}_low") <= look_up(metrics, key), name
+    assert (name in SPOKEN_FOR) == (not key.startswith("objectives."))
+  for key in ("layout.accuracy", "parallel.accuracy", "locate.found", "infill.accuracy_patches", "infill.accuracy_rectangles"):
+    assert look_up(metrics, key) == 1, key
+    assert look_up(spoilt, key) == pytest.approx(0.7, abs=0.02), key
+  assert metrics["interleaved"]["accuracy"] == metrics["interleaved"]["unchanged"] < 0.2
+  assert all(metrics["objectives"][name] > 1 for name in ("text", "image", "prefix_lm"))     # nats of random weights
+
+
+def test_answers_and_their_chance(versatile):
+  """Seven questions a scene, one of which the oracle can answer, and yes is right in half of two more."""
+  result = answers(Context(versatile, load_examples(versatile.config, "val", 30), load_examples(versatile.config, "val", 0)))
+  found = result.metrics["answers"]
+  cases = [(question, answer) for pairs in load_examples(versatile.config, "val", 30).questions for question, answer in pairs]
+  assert found["accuracy_n"] == len(cases[:120]) and found["accuracy_open_n"] == sum(a not in ("yes", "no") for _, a in cases[:120])
+  knows = [question.startswith("what colour is the thing") or answer == "yes" for question, answer in cases[:120]]
+  assert found["accuracy"] == pytest.approx(np.mean(knows))
+  assert found["constant"] == max(np.mean([a == b for _, a in cases[:120]]) for b in {a for _, a in cases})
+  assert without_looking(["a", "a", "a", "b"], ["1", "1", "2", "3"]) == 0.75
+  assert found["constant"] <= found["without_looking"] < 1
 
 
 def test_nothing_to_measure_on(oracle):
