@@ -13,6 +13,7 @@ MESHES = {"one": None, "data": dict(data=8), "all": dict(data=2, fsdp=2, tensor=
 
 def measure(folder: Path) -> dict:
   """Trains both models on each mesh -> their losses, and their weights' distance from those of one device."""
+  import dataclasses
   import functools
 
   import jax
@@ -71,7 +72,11 @@ def measure(folder: Path) -> dict:
                              quantizer=c.Quantizer(codebook_size=32, code_dim=4))
   tokenizer = Tokenizer(options)
   tokenizer_tx = optimizer(options.train)
+  blocked = dataclasses.replace(decoder, attention="blocks", train=dataclasses.replace(decoder.train, optimizer="muon"))
+  by_blocks, muon = Language(blocked, 64, ("a", "b")), optimizer(blocked.train)
   models = {
+      "blocks": (functools.partial(decoder_state, by_blocks, muon), functools.partial(decoder_step, by_blocks, muon),
+                 documents, blocked.train),
       "decoder": (functools.partial(decoder_state, language, tx), functools.partial(decoder_step, language, tx),
                   documents, decoder.train),
       "tokenizer": (functools.partial(tokenizer_state, tokenizer, tokenizer_tx),
@@ -123,7 +128,7 @@ def report(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data", "all"])
-@pytest.mark.parametrize("model, steps", [("decoder", 4), ("tokenizer", 1)])
+@pytest.mark.parametrize("model, steps", [("decoder", 4), ("blocks", 4), ("tokenizer", 1)])
 def test_eight_devices_are_one(report, model, steps, mesh):
   one, eight = report[model]["one"], report[model][mesh]
   assert len(eight["losses"]) == steps

@@ -19,7 +19,7 @@ from unitok.checkpoint import Checkpoints
 from unitok.files import write_json
 from unitok.metrics import Mean, Writers
 from unitok.run import STEPS, read_steps
-from unitok.sharding import check_batch, make_mesh, place, place_batch
+from unitok.sharding import check_batch, make_mesh, place, place_batch, under
 
 
 class Interrupted(SystemExit):
@@ -53,7 +53,7 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
     first = 0
   writer.resume(first)
   places = jax.tree.map(lambda x: x.sharding, state)
-  advance = jax.jit(lambda s, batch, k: step_fn(s, batch, jax.random.fold_in(k, s.step)),
+  advance = jax.jit(under(mesh, lambda s, batch, k: step_fn(s, batch, jax.random.fold_in(k, s.step))),
                     donate_argnums=0, out_shardings=(places, None))
   finite = jax.jit(lambda params: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
   meter = Meter(title, writer, first, train.steps, train.log_every, examples_per_step)
@@ -136,7 +136,7 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
 
 def seconds_a_step(state, step_fn: Callable, batch, mesh) -> tuple[float, float]:
   """(the first call with its compilation, median of TIMED further ones). `state` is used up."""
-  advance, times = jax.jit(step_fn, donate_argnums=0), []
+  advance, times = jax.jit(under(mesh, step_fn), donate_argnums=0), []
   state, batch = place(state, mesh), place_batch(batch, mesh)
   for _ in range(TIMED + 2):
     start = time.perf_counter()

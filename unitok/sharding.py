@@ -65,6 +65,14 @@ def place_batch(batch, mesh):
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
+def under(mesh, function):
+  """The function, traced with this mesh in use, as `over_rows` asks for it."""
+  def run(*arguments):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*arguments)
+  return run
+
+
 def over_rows(function, heads: tuple, axes: tuple[int, ...], rows):
   """function(*heads, rows) on each device's own rows and heads, where the mesh in use has several devices.
 
