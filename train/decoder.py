@@ -79,9 +79,7 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
 def trial(config: Config, workdir, vocabulary: Vocabulary, mesh):
   """What `within` times."""
   seed, documents, model, tx, state = new(config, workdir, vocabulary, mesh)
-  batch = next(documents)
-  documents.close()
-  return state, lambda s, b: decoder_step(model, tx, s, b, seed), batch, mesh
+  return state, lambda s, b: decoder_step(model, tx, s, b, seed), documents, mesh
 
 
 def start_from(state: TrainState, source, model: Language, vocabulary: Vocabulary) -> TrainState:

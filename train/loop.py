@@ -2,7 +2,6 @@
 import contextlib
 import math
 import signal
-import statistics
 import sys
 import threading
 import time
@@ -109,21 +108,22 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   return state
 
 
-TIMED = 8
-"""Steps whose time says how many fit into a limit."""
+TIMED = 24
+"""Steps whose time says how many fit into a limit; more than the input has prepared ahead."""
 
 
 def within(seconds: float, options: config.Config, workdir, stage: str, trial: Callable) -> None:
   """Leaves in workdir/steps.json, for `with_steps`, how many of a stage's steps fit into so many seconds.
 
-  trial() -> (state, step_fn(state, batch), batch, mesh) is timed once in a run, so that one that goes on has the same
+  trial() -> (state, step_fn(state, batch), batches, mesh) is timed once in a run, so that one that goes on has the same
   schedule. ValueError where not even one step fits.
   """
   train, kept, start = getattr(options, stage).train, read_steps(workdir), time.perf_counter()
   if stage not in kept:
-    state, step_fn, batch, mesh = trial()
+    state, step_fn, batches, mesh = trial()
     check_batch(train.batch_size, mesh, f"{stage}.train.batch_size")
-    once, each = seconds_a_step(state, step_fn, batch, mesh)
+    once, each = seconds_a_step(state, step_fn, batches, mesh)
+    batches.close()
     left = seconds - (time.perf_counter() - start) - once   # it is compiled again, with the schedule of its steps
     steps = min(train.steps, int(left / each))
     if steps < 1:
@@ -134,15 +134,15 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
           flush=True)
 
 
-def seconds_a_step(state, step_fn: Callable, batch, mesh) -> tuple[float, float]:
-  """(the first call with its compilation, median of TIMED further ones). `state` is used up."""
-  advance, times = jax.jit(under(mesh, step_fn), donate_argnums=0), []
-  state, batch = place(state, mesh), place_batch(batch, mesh)
-  for _ in range(TIMED + 2):
-    start = time.perf_counter()
-    state, _ = jax.block_until_ready(advance(state, batch))
-    times.append(time.perf_counter() - start)
-  return times[0], statistics.median(times[2:])
+def seconds_a_step(state, step_fn: Callable, batches, mesh) -> tuple[float, float]:
+  """(the first call with its compilation, mean of TIMED further ones with their input). `state` is used up."""
+  advance, state, start = jax.jit(under(mesh, step_fn), donate_argnums=0), place(state, mesh), time.perf_counter()
+  state, _ = jax.block_until_ready(advance(state, place_batch(next(batches), mesh)))
+  compiled = time.perf_counter()
+  for _ in range(TIMED):
+    state, metrics = advance(state, place_batch(next(batches), mesh))
+    jax.block_until_ready(metrics)
+  return compiled - start, (time.perf_counter() - compiled) / TIMED
 
 
 @contextlib.contextmanager
