@@ -82,6 +82,8 @@ def test_generate(capsys, folder, tmp_path):
   assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "guidance_scale": 1.0, "passes": 0}
   assert min(picture(said["grid"]).shape[:2]) > 2 * 96
   assert sorted(p.name for p in out.iterdir()) == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png", "grid.png"]
+  wide = call(capsys, "generate", "--model", folder, "a", "--size", 8, 24, "--out", tmp_path / "wide")
+  assert picture(wide["outputs"][0]["file"]).shape == (8, 24, 3)
 
 
 def test_caption(capsys, folder, files):
