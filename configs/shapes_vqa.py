@@ -5,7 +5,8 @@
 The folder is an imagefolder whose metadata has `questions` and `split`. Not yet measured. On its val split the best
 constant answer is right in 0.35, the most frequent answer to each question's words in 0.64 (0.21 of the open ones).
 """
-from unitok.config import (Config, Decoder, Evaluation, ImageFolder, ImageTokenizer, Quantizer, Sampling, Text, Train)
+from unitok.config import (Config, Decoder, Evaluation, ImageFolder, ImageTokenizer, Objectives, Quantizer, Sampling,
+                           Text, Train)
 
 
 def get_config() -> Config:
@@ -21,7 +22,7 @@ def get_config() -> Config:
                       ema_decay=0.99, log_every=100, save_every=2_000, sample_every=2_000)),
       decoder=Decoder(
           layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=256, unroll=4,
-          tasks=dict(question=1.0), loss_weights={},
+          tasks=dict(question=1.0), loss_weights={}, objectives=Objectives(questions=4),
           train=Train(steps=3_000, batch_size=6, optimizer="muon", learning_rate=3e-3, warmup_steps=50,
                       ema_decay=0.99, log_every=50, save_every=1_000, sample_every=1_000)),
       sampling=Sampling(),

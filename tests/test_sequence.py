@@ -295,6 +295,24 @@ def test_layout():
   assert empty.inputs[:2].tolist() == [V.special("[layout]"), BOI]
 
 
+def test_several_questions():
+  """The first with the picture, seen both ways; the next behind its answer, causal; those that are drawn in their order."""
+  pairs = ((np.array([6], np.int32), np.array([8], np.int32)), (np.array([7], np.int32), np.array([9], np.int32)))
+  codes, answer = CODES._replace(questions=pairs, image=PICTURE[:1]), V.special("[answer]")
+  found = {document_of("question", codes, seed, Objectives(questions=2)).inputs.shape[0] for seed in range(20)}
+  assert found == {8, 12}        # one question as often as two
+  asked = codes._replace(questions=(pairs[0], (pairs[1][0], np.full(2, -1, np.int32))))
+  s = document("question", asked)
+  assert s.inputs.tolist() == [V.special("[question]"), BOI, IMAGE + 5, IMAGE + 6, EOI, TEXT + 6, answer, TEXT + 8, EOS,
+                               TEXT + 7, answer, -1, -1]
+  assert mask(s) == ["xxxxxx" + "." * 7] * 6 + ["x" * n + "." * (13 - n) for n in range(7, 14)]
+  assert s.loss_weights.tolist() == [0] * 6 + [1, 1, 0, 0, 1, 1, 1] and s.fills.tolist()[-3:] == [11, 12, -1]
+
+
+def document_of(name, codes, seed, options):
+  return build(OBJECTIVES[name](codes, np.random.default_rng(seed), options), V)
+
+
 def test_interleaved():
   """A picture of one row, a text, another picture: all causal, all learned but the size-less frame of a picture."""
   pieces = (np.array([[5, 6]], np.int32), np.array([3], np.int32), np.array([[7], [8]], np.int32))

@@ -203,6 +203,8 @@ class Objectives:
   """infill: kind of hole -> its share. rectangles: one or two; patches: random squares; halves: all beyond a line."""
   hole_share: tuple[float, float] = (0.1, 0.9)
   """infill: least and greatest share of the picture that patches and halves mask."""
+  questions: int = 1
+  """question: a document has from one to so many questions of its record, the later behind the earlier."""
   blank_share: float = 0.15
   """glm_spans: least share of a text's tokens that is blanked."""
   blank_length: float = 3.0

@@ -208,7 +208,8 @@ def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[in
   """Zeros of the largest form a record may have; nothing where there is none. longest, pieces: as a manifest has them."""
   zeros = lambda name: np.zeros(longest[name], np.int32)
   objects = ((zeros("longest_name"), np.zeros(4, np.int32)),) * longest["most_objects"]
-  questions = ((zeros("longest_question"), zeros("longest_answer")),) if longest["longest_answer"] else ()
+  # as many as an objective may take (Objectives.questions)
+  questions = ((zeros("longest_question"), zeros("longest_answer")),) * 16 if longest["longest_answer"] else ()
   text = (zeros("longest_text"),) if longest["longest_text"] else ()
   return Codes(text, np.zeros(grid, np.int32) if all(grid) else None, "the record with the longest caption",
                objects=objects, questions=questions, pieces=tuple(np.zeros(sides, np.int32) for sides in pieces))

@@ -91,6 +91,7 @@ def check(options: Objectives):
       ("blank_share", "above 0, up to 1", 0 < options.blank_share <= 1),
       ("blank_length", "above 0", 0 < options.blank_length < math.inf),
       ("least_groups", "1 or more", options.least_groups >= 1),
+      ("questions", "1 or more", options.questions >= 1),
       ("training_grid", "0 or more", options.training_grid >= 0),
       ("hole_share", "two numbers, 0 <= least <= greatest <= 1", 0 <= least <= most <= 1)):
     if not fits:

@@ -7,8 +7,18 @@ from unitok.sequence import Part
 
 
 def question(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
-  """One of the example's questions, evenly. Picture and question see each other."""
-  asked, answer = codes.questions[rng.integers(len(codes.questions))]
+  """One of the example's questions, evenly; picture and question see each other.
+
+  With `options.questions` above 1 from one to so many, each number as likely, one after another: later ones see the
+  earlier answers, and a picture gives more targets. To be drawn, those given in their order, the last answer unknown.
+  """
+  some = codes.questions
+  if not any((answer < 0).any() for _, answer in some):
+    count = int(rng.integers(1, min(options.questions, len(some)) + 1))
+    some = [some[n] for n in rng.permutation(len(some))[:count]]
   picture = [] if codes.image is None else shown(codes.image, options)
-  return [*prompt(control("[question]"), *picture, Part("text", asked)), control("[answer]"),
-          Part("text", answer, loss_weight=1.0, end="[eos]")]
+  parts = prompt(control("[question]"), *picture, Part("text", some[0][0]))
+  for n, (asked, answer) in enumerate(some):
+    later = [Part("text", asked)] if n else []
+    parts += [*later, control("[answer]"), Part("text", answer, loss_weight=1.0, end="[eos]")]
+  return parts
