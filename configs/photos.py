@@ -2,7 +2,12 @@
 
     python -m train.pipeline --config configs/photos.py --workdir runs/photos --data.path ../shared/data/photos
 
-Not yet measured at this length.
+Printed by it, seed 0, 25.5 minutes on two cores at some 160 GFLOP/s together in float32, tests running beside it at
+times (tokenizer 6 minutes, decoder 17.5 for all 4,000 steps): PSNR on val 20.9 dB (95 % interval 20.7-21.1, n = 419), all
+1,024 codes used; the right caption among 100 by log p(text | picture) 0.024 (0.013-0.043, n = 419, chance 0.01), 0.036
+(0.022-0.058) with log p(text) taken out; nats a caption 48.8 given its picture, 50.3 given another; 5.30 nats an image code.
+So in this time it has learned how captions are written and next to nothing of what they say about pictures: some 60,000
+documents are few for 6,700 photographs. Rows of 1,024 would leave 1.7 % padding instead of these rows' 19 %.
 """
 from unitok.config import (Config, Decoder, Evaluation, ImageFolder, ImageTokenizer, Quantizer, Sampling, Text, Train)
 
