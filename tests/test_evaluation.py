@@ -88,7 +88,7 @@ def oracle(tmp_path_factory):
 
 
 WANTED = ["image_tokenizer.psnr_db", "image_tokenizer.codebook_usage", "image_tokenizer.perplexity",
-          "decoder.nats_per_token.text", "decoder.nats_per_token.image",
+          "decoder.nats_per_token.text", "decoder.nats_per_token.image", "objectives.text",
           *[f"text_to_image.{score}{suffix}" for score in ("accuracy", "attribute_accuracy")
             for suffix in ("", "_heldout", "_empty_prompt")],
           "caption.exact_match", "infill.accuracy", "infill.accuracy_uncaptioned", "parser.accuracy_on_originals",

@@ -79,7 +79,7 @@ def evaluate_objectives(context: Context) -> Result:
     log_p = model.sampler.log_likelihood(documents, min(64, 1 << (len(documents) - 1).bit_length()))
     metrics |= figure(name, -log_p / tokens, tokens)
     figures.append(Figure(f"Nats a target, {name}", f"objectives.{name}", "nats", about="of validation documents"))
-  return Result({"objectives": metrics}, figures)
+  return Result({"objectives": metrics} if metrics else {}, figures)
 
 
 # ---- many captions of one picture
