@@ -12,7 +12,6 @@ from unitok.config import Sampling
 from unitok.data.record import Object
 from unitok.data.sources import open_source
 from unitok.model import Model, erase, hole_of
-from unitok.objectives import OBJECTIVES
 from unitok.objectives.codes import control
 from unitok.objectives.glm import blanks
 from unitok.run import read_vocabulary
@@ -79,10 +78,8 @@ def test_complete(model):
 
 @pytest.fixture(scope="module")
 def versatile(tmp_path_factory):
-  """Another small run, of all objectives."""
-  decoder = dataclasses.replace(small_run.CONFIG.decoder, row_length=192, loss_weights={},
-                                tasks=dict.fromkeys(OBJECTIVES, 1.0))
-  return Model.open(small_run.make(tmp_path_factory.mktemp("versatile"), dataclasses.replace(small_run.CONFIG, decoder=decoder)))
+  """Another small run, of many objectives."""
+  return Model.open(small_run.made(tmp_path_factory, small_run.VERSATILE))
 
 
 def test_generate_in_passes(versatile, model):

@@ -57,6 +57,8 @@ def to_draw(name: str, seed: int, length: int | None = None, null: bool = False)
     codes = Codes((words,), np.where(hole, np.int32(-1), image))
   elif name == "glm_spans":
     codes = Codes((np.concatenate([words, unknown[:4], words[:2], [3], unknown[:3], words]),), image if seed % 2 else None)
+  elif name == "glm_sentences":
+    codes = Codes((np.concatenate([words, unknown[:3]]), unknown[:4], np.array([3], np.int32)), image if seed % 2 else None)
   else:
     codes = Codes((unknown if name == "image_to_text" else np.concatenate([words, unknown]),), image)
   codes = codes._replace(text=(words[:0],)) if null else codes
@@ -310,9 +312,12 @@ def known(name: str, seed: int):
   """A document of training."""
   rng = np.random.default_rng(seed)
   words = lambda: rng.integers(0, 20, 2 + seed).astype(np.int32)
-  codes = Codes((rng.integers(0, 20, 4 + seed).astype(np.int32),), rng.integers(0, 30, GRID).astype(np.int32),
+  text = (rng.integers(0, 20, 4 + seed).astype(np.int32),)
+  codes = Codes(text, rng.integers(0, 30, GRID).astype(np.int32),
                 objects=tuple((words(), rng.integers(0, 1024, 4).astype(np.int32)) for _ in range(2)),
                 questions=((words(), words()),))
+  if name == "glm_sentences":
+    codes = codes._replace(text=text + (text[0][:2],), sentences=(np.array([2, 4 + seed]), np.array([2])))
   return build(OBJECTIVES[name](codes, rng, DRAWING), V)
 
 

@@ -190,6 +190,38 @@ def test_glm_beside_a_picture():
   assert mask(s)[-1] == "x" * s.length and mask(s)[2] == "xxxxxx....."
 
 
+def test_glm_sentences():
+  """Three texts, "0 1", "2" and "3 4", without the last and the first: a blank each, [sep] between two texts."""
+  s = build([Part("special", np.array([25], np.int32)), *blanks(np.arange(5, dtype=np.int32), [(3, 5), (0, 2)], "[smask]", [2, 3])], V)
+  task, gap, sep, sop, eop = (V.special(name) for name in ("[glm_sentences]", "[smask]", "[sep]", "[sop]", "[eop]"))
+  assert s.inputs.tolist() == [task, gap, sep, TEXT + 2, sep, gap, sop, TEXT + 3, TEXT + 4, sop, TEXT, TEXT + 1]
+  assert s.targets[6:].tolist() == [TEXT + 3, TEXT + 4, eop, TEXT, TEXT + 1, eop] and s.loss_weights.tolist() == [0] * 6 + [1] * 6
+  one, two = s.positions[:, 0], s.positions[:, 1] - s.positions[:, 0]
+  assert one.tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5, 1, 1, 1]
+  assert two.tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 3, 1, 2, 3] and np.array_equal(s.positions[:, 1], s.positions[:, 2])
+  assert mask(s) == ["xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxxx.....",
+                     "xxxxxxxx....",
+                     "xxxxxxxxx...",
+                     "xxxxxxxxxx..",
+                     "xxxxxxxxxxx.",
+                     "xxxxxxxxxxxx"]
+
+
+def test_glm_sentences_to_be_drawn():
+  """Gaps at the end of one text and the beginning of the next are two; a text that is known stays whole."""
+  asked = Codes((np.array([0, -1, -1], np.int32), np.array([-1], np.int32), np.array([3], np.int32)))
+  s = document("glm_sentences", asked)
+  gap, sep, sop = (V.special(name) for name in ("[smask]", "[sep]", "[sop]"))
+  assert s.inputs[1:7].tolist() == [TEXT, gap, sep, gap, sep, TEXT + 3]
+  assert s.inputs[7:].tolist() in ([sop, -1, -1, sop, -1], [sop, -1, sop, -1, -1]) and (s.fills >= 0).sum() == 3
+
+
 def test_glm_limits():
   """All of it blank is the causal model, one token blank the cloze."""
   text = np.arange(4, dtype=np.int32)

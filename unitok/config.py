@@ -174,7 +174,7 @@ class Objectives:
   hole_share: tuple[float, float] = (0.1, 0.9)
   """infill: least and greatest share of the picture that patches and halves mask."""
   blank_share: float = 0.15
-  """glm_spans: least share of a text's tokens that is blanked."""
+  """glm_spans, glm_sentences: least share of a text's tokens that is blanked."""
   blank_length: float = 3.0
   """glm_spans: mean length of a blank, Poisson, cut to 1 .. 39."""
   least_groups: int = 4

@@ -14,7 +14,8 @@ SPECIAL = ("[pad]", "[place]", "[eos]", "[boi]", "[eoi]",
            "[text]", "[text_to_image]", "[image_to_text]", "[infill]",
            "[image]", "[pair]", "[prefix_lm]", "[parallel]", "[glm_spans]", "[glm_document]",
            "[mask]", "[gmask]", "[sop]", "[eop]",
-           "[question]", "[answer]", "[detect]", "[locate]", "[layout]", "[sep]")
+           "[question]", "[answer]", "[detect]", "[locate]", "[layout]", "[sep]",
+           "[glm_sentences]", "[smask]")
 """Control tokens by code; the block has room for more, so that new ones move nothing."""
 SPECIAL_SIZE = 64
 

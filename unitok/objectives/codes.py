@@ -15,6 +15,7 @@ class Codes(NamedTuple):
   groups: np.ndarray | None = None       # i32[h w]: the group each place is drawn in, -1 context; None: chance says
   objects: tuple[tuple[np.ndarray, np.ndarray], ...] = ()     # (name i32[n], box i32[4]: location codes) each
   questions: tuple[tuple[np.ndarray, np.ndarray], ...] = ()   # (question i32[n], answer i32[m]) each
+  sentences: tuple[np.ndarray, ...] = ()   # where each caption's sentences end, its length last; (): each is one
 
 
 def control(name: str, loss_weight: float = 0.0) -> Part:
