@@ -93,6 +93,21 @@ def test_caption(capsys, folder, files):
   assert [line.split("\t")[0] for line in lines] == files
 
 
+def test_detect(capsys, tmp_path_factory, files):
+  """An object a line: its file, its name, its box."""
+  folder = small_run.made(tmp_path_factory, small_run.VERSATILE)
+  asked = ["detect", "--model", str(folder), *files, "--temperature", "1", "--limit", "3", "--name-limit", "4"]
+  said = call(capsys, *asked)
+  assert [x["file"] for x in said["outputs"]] == files and said["sampling"]["temperature"] == 1
+  boxes = [(x["file"], one) for x in said["outputs"] for one in x["objects"]]
+  assert boxes and all(len(x["objects"]) <= 3 for x in said["outputs"])
+  assert cli.main(asked) == 0
+  lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+  assert [line[0] for line in lines] == [file for file, _ in boxes]
+  for (_, _, box), (_, one) in zip(lines, boxes):
+    np.testing.assert_allclose([float(x) for x in box.split()], one["box"], atol=6e-4)
+
+
 def test_infill(capsys, folder, files, tmp_path):
   """A box, and the same box as a picture; each picture keeps its own pixels outside."""
   said = call(capsys, "infill", "--model", folder, files[0], "--mask", "4,4,5,6", "--prompt", "a red ring", "--out", tmp_path)
@@ -181,6 +196,10 @@ def test_validate(capsys, files, tmp_path):
     (["infill", "--model", "RUN", "ONE", "--mask", "4,4"], "--mask 4,4: no such file; give a picture file, or a box x,y,w,h"),
     (["infill", "--model", "RUN", "ONE", "--mask", "TWO"], "32 x 32 pixels, "),
     (["infill", "--model", "RUN", "ONE", "--mask", "0,0,16,16"], "infill: mask 0 leaves none of the 16 codes"),
+    (["detect", "--model", "RUN"], "detect: no pictures; give picture files"),
+    (["detect", "--model", "RUN", "BAD"], "bad.png: is not a picture that can be read"),
+    (["detect", "--model", "RUN", "ONE"], "detect: this model was not trained for it"),
+    (["detect", "--model", "RUN", "ONE", "--limit", "0"], "limit: 0 must be at least 1"),
     (["complete", "--model", "RUN"], "complete: no text"),
     (["complete", "--model", "RUN", "a", "--guidance-scale", "2"], "must be 1 for text"),
     (["validate"], "validate: give folders of pictures, or --config FILE"),

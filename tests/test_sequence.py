@@ -298,6 +298,17 @@ def test_detect():
   assert seen == set(map(tuple, orders))
 
 
+def test_detect_to_be_drawn():
+  """[eos] may stand where a box begins, [sep] where a name goes on; the time of all of it counts on."""
+  unknown = (np.full(2, -1, np.int32), np.full(4, -1, np.int32))
+  s = document("detect", CODES._replace(objects=(CODES.objects[1], unknown, unknown)))
+  sep, known = V.special("[sep]"), [*(LOCATION + n for n in BOXES[1]), TEXT + 5, V.special("[sep]")]
+  assert s.inputs[7:].tolist() == [*known, *[-1] * 6, sep, *[-1] * 6]
+  assert s.ends[6:].tolist() == [EOS, -1, -1, -1, sep, sep] + [EOS, -1, -1, -1, sep, sep, sep] * 2
+  assert s.advances.tolist() == [True] * 2 + [False] * 4 + [True] * (s.length - 6)      # a picture's codes share theirs
+  assert document("glm_spans").advances.tolist()[-2:] == [False] * 2
+
+
 def test_locate():
   """A name, which no other object has, and its box; picture and name see each other."""
   s = document("locate", CODES._replace(objects=(CODES.objects[1], CODES.objects[0], CODES.objects[1])))

@@ -71,6 +71,17 @@ class Caption(Drawing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Detect(Drawing):
+  """Name the objects of each picture, with their boxes: x0 y0 x1 y1 as shares of the sides, (0, 0) at the top left."""
+  pictures: Files = ()
+  """Picture files; a box is that of the square the run's config makes of one."""
+  limit: int = 16
+  """Most objects of a picture."""
+  name_limit: int = 8
+  """Longest name, text tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Infill(Drawing):
   """Draw a part of each picture anew."""
   pictures: Files = ()
@@ -140,6 +151,7 @@ class Validate(Command):
 COMMANDS: dict[type[Command], Callable[..., commands.Said]] = {
     Generate: commands.generate,
     Caption: commands.caption,
+    Detect: commands.detect,
     Infill: commands.infill,
     Complete: commands.complete,
     Reconstruct: commands.reconstruct,

@@ -34,6 +34,7 @@ class Part(NamedTuple):
   positions: np.ndarray | None = None   # i32[n 3], added to the part's time; left out: one after another, or a grid's
   end_is_input: bool = True             # False: the end is predicted and never an input (GLM's [eop])
   together: bool = False                # its context and the tokens right before it see each other
+  optional: bool = False                # [eos] may be drawn in place of its first code, and ends the document
 
 
 class Sequence(NamedTuple):
@@ -48,6 +49,7 @@ class Sequence(NamedTuple):
   blocks: np.ndarray          # i32[l] index in vocabulary.blocks of what is predicted, -1 nothing
   ends: np.ndarray            # i32[l] the id that may close what is predicted, or -1
   fills: np.ndarray           # i32[l]
+  advances: np.ndarray        # bool[l]: time goes on by one with it; without it what stands behind moves up
 
   @property
   def length(self) -> int:
@@ -88,6 +90,7 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
   """
   out = _Tokens(vocabulary)
   for part in parts:
+    out.advances = part.positions is None and np.ndim(part.codes) == 1
     if part.hole is not None and part.groups is not None:
       raise ValueError(f"part {part.block!r}: has a hole and groups; give the groups alone, with -1 for what is kept")
     codes = np.asarray(part.codes, np.int32)
@@ -98,10 +101,12 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
     elif part.hole is not None:
       _add_runs(out, part, add, ids, where, np.asarray(part.hole, bool).ravel())
     else:
-      add(ids, where, orders=out.now + np.arange(ids.size), by=out.length - 1 + np.arange(ids.size), end=part.end)
+      add(ids, where, orders=out.now + np.arange(ids.size), by=out.length - 1 + np.arange(ids.size), end=part.end,
+          optional=part.optional)
     if part.positions is None:
       out.time += max(codes.shape)
     if part.end:
+      out.advances = part.end_is_input
       add(vocabulary.special(part.end), [out.time] * AXES, orders=[out.now], by=[out.length - 1], end=part.end,
           until=FOREVER if part.end_is_input else -1)
       out.time += part.end_is_input
@@ -146,17 +151,21 @@ class _Tokens:
   def __init__(self, vocabulary: Vocabulary):
     self.vocabulary, self.names = vocabulary, [b.name for b in vocabulary.blocks]
     self.now = self.time = self.length = 0
-    self.columns = []   # (ids, order, until, positions, predicted by, weight, block, end) of each token as a target
+    self.advances = True   # of the part at hand
+    self.columns = []      # (ids, order, until, positions, advances, predicted by, weight, block, end) of each token
 
-  def add(self, ids, where, *, orders, by=None, until=FOREVER, weight=0.0, block=None, end=""):
+  def add(self, ids, where, *, orders, by=None, until=FOREVER, weight=0.0, block=None, end="", optional=False):
     """n tokens; `by` are the places of what predicts them, `block` and `end` what is legal there."""
     ids = np.atleast_1d(np.asarray(ids, np.int32))
     n, full = len(ids), lambda value, kind=np.int32: np.full(len(ids), value, kind)
     orders = np.asarray(orders, np.int32)
     by = full(-1) if by is None else np.asarray(by, np.int32)
-    self.columns.append((ids, orders, full(until), np.asarray(where, np.int32).reshape(n, AXES), by,
-                         full(weight, np.float32), full(self.names.index(block) if block else -1),
-                         full(self.vocabulary.special(end) if end else -1)))
+    ends = full(self.vocabulary.special(end) if end else -1)
+    if optional:
+      ends[:1] = self.vocabulary.special("[eos]")
+    self.columns.append((ids, orders, full(until), np.asarray(where, np.int32).reshape(n, AXES),
+                         full(self.advances, bool), by, full(weight, np.float32),
+                         full(self.names.index(block) if block else -1), ends))
     self.length += n
     self.now = int(orders.max()) + 1 if n else self.now
 
@@ -166,7 +175,7 @@ class _Tokens:
     self.add(np.full(n, place), where, orders=np.full(n, self.now), until=self.now)
 
   def sequence(self) -> Sequence:
-    ids, order, until, positions, by, weight, block, end = (np.concatenate(column) for column in zip(*self.columns))
+    ids, order, until, positions, advances, by, weight, block, end = map(np.concatenate, zip(*self.columns))
     # what is predicted and never an input leaves the row; its predictor keeps it as the target
     is_input = until >= 0
     targets = np.full(self.length, self.vocabulary.special("[pad]"), np.int32)
@@ -180,7 +189,7 @@ class _Tokens:
     new = np.where(is_input, np.cumsum(is_input, dtype=np.int32) - 1, FOREVER)  # drawn, but no input: FOREVER
     fills = np.where(fills >= 0, new[fills], -1).astype(np.int32)
     return Sequence(*(column[is_input] for column in (
-        ids, targets, weights, order, order, until, positions, blocks, ends, fills)))
+        ids, targets, weights, order, order, until, positions, blocks, ends, fills, advances)))
 
 
 def visible(order, visible_from, visible_until, segment_ids):
