@@ -74,12 +74,13 @@ def test_generate(capsys, folder, tmp_path):
   (tmp_path / "prompts.txt").write_text("a blue square\n\n  two rings \n", encoding="utf-8")
   out = tmp_path / "new" / "folder"
   said = call(capsys, "generate", "--model", folder, "A red circle!", "--prompts", tmp_path / "prompts.txt", "--out", out,
-              "--seed", 7, "--temperature", 0.9, "--top-k", 5, "--top-p", 0.95)
+              "--seed", 7, "--temperature", 0.9, "--top-k", 5, "--top-p", 0.95, "--text-attention", 0.5)
   assert [x["prompt"] for x in said["outputs"]] == ["A red circle!", "a blue square", "two rings"]
   assert [Path(x["file"]).name for x in said["outputs"]] == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png"]
   assert {picture(x["file"]).shape for x in said["outputs"]} == {(16, 16, 3)}
   assert said["seed"] == 7 and said["step"] == 3 and said["seconds"] > 0 and said["model"] == folder
-  assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "guidance_scale": 1.0, "passes": 0}
+  assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "guidance_scale": 1.0, "passes": 0,
+                              "text_attention": 0.5}
   assert min(picture(said["grid"]).shape[:2]) > 2 * 96
   assert sorted(p.name for p in out.iterdir()) == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png", "grid.png"]
 
@@ -200,6 +201,8 @@ def test_validate(capsys, files, tmp_path):
     (["detect", "--model", "RUN", "BAD"], "bad.png: is not a picture that can be read"),
     (["detect", "--model", "RUN", "ONE"], "detect: this model was not trained for it"),
     (["detect", "--model", "RUN", "ONE", "--limit", "0"], "limit: 0 must be at least 1"),
+    (["generate", "--model", "RUN", "a", "--text-attention", "-1"], "sampling.text_attention: -1.0 must be"),
+    (["detect", "--model", "RUN", "ONE", "--text-attention", "1"], "--text-attention"),
     (["complete", "--model", "RUN"], "complete: no text"),
     (["complete", "--model", "RUN", "a", "--guidance-scale", "2"], "must be 1 for text"),
     (["validate"], "validate: give folders of pictures, or --config FILE"),

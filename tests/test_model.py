@@ -163,7 +163,8 @@ def test_objects_of_what_is_drawn(versatile):
     (dict(limit=0), "limit: 0 must be at least 1"),
     (dict(name_limit=-1), "name_limit: -1 must be at least 1"),
     (dict(name_limit=170), "name_limit: a picture and an object with a name of 170 text codes do not fit into the 192"),
-    (dict(sampling=Sampling(guidance_scale=2.0)), "guidance_scale: 2.0 must be 1 for text")])
+    (dict(sampling=Sampling(guidance_scale=2.0)), "guidance_scale: 2.0 must be 1 for text"),
+    (dict(sampling=Sampling(text_attention=1.4)), "text_attention: 1.4 must be 0 for text")])
 def test_wrong_settings_of_detect(versatile, images, setting, says):
   with pytest.raises(ValueError, match=says):
     versatile.detect(images, **setting)

@@ -1,4 +1,5 @@
 """The compiled sampler against the plain forward pass, and the attention rule against gradients."""
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 from unitok import config as c
 from unitok.config import Sampling
-from unitok.models import attention
+from unitok.models import attention, decoder
 from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes, control
 from unitok.objectives.glm import blanks
@@ -254,6 +255,56 @@ def test_a_list_of_objects_is_drawn_as_it_is_trained(spy):
   assert np.array_equal(alone, drawn[row]) and len(seen) == passes < last - 4
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def with_text_attention(language, params, batch, text):
+  """The uncached model with bool[b l] `text` 1.4 nearer, by the softmax as it is written in books."""
+  def attend(q, k, v, mask):
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[1], 1) for x in (k, v))
+    scores = jnp.einsum("bqhd,bhkd->bhqk", q, k) / jnp.sqrt(q.shape[-1]) + 1.4 * text[:, None, None]
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf), -1)
+    return jnp.einsum("bhqk,bhkd->bqhd", jnp.where(mask[:, None], weights, 0), v)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decoder, "attend", attend)
+    return language.model(params)(batch.inputs, batch.positions, attention.rule_of(batch))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_text_attention(spy, together):
+  """Text is 1.4 nearer to all in the documents whose picture is drawn, and in no other."""
+  sampler, seen = spy
+  kinds = ("text_to_image", "infill", "layout", "image_to_text", "question", *(["parallel"] if together else []))
+  documents = [to_draw(name, seed, length=4) for seed in range(2) for name in kinds]
+  drawn = sampler.draw(documents, dataclasses.replace(GREEDY, text_attention=1.4), 0)
+  jax.effects_barrier()
+  width = len(seen[0]) // (1 << (len(documents) - 1).bit_length())
+  done = [filled(document, ids) for document, ids in zip(documents, drawn)]
+  run, moved = turns(documents, [one for one, _ in done], together), 0
+  for row, (document, ids, (one, at_draws)) in enumerate(zip(documents, drawn, done)):
+    batch = packed([one], ROW)
+    text = V.allowed("text")[batch.inputs] & (V.blocks[document.blocks[at_draws[0]]].name == "image")
+    logits = np.asarray(with_text_attention(sampler.language, sampler.params, batch, text))[0]
+    for at in at_draws:
+      turn, place = column_of(document, at, together)
+      np.testing.assert_allclose(seen[run[turn]][row * width + place], logits[at], atol=1e-4)
+    moved += not np.allclose(logits[at_draws], forward(sampler, one)[at_draws], atol=1e-2)
+    assert text.any() == (kinds[row % len(kinds)] not in ("image_to_text", "question"))
+  assert moved == 2 * (len(kinds) - 2)
+
+
+def test_no_text_attention_is_plain(sampler, monkeypatch):
+  """0 adds nothing anywhere; a bias of zeros gives the same bits."""
+  biases, attend = [], decoder.attend
+  monkeypatch.setattr(decoder, "attend", lambda q, k, v, mask, bias=None: (biases.append(bias), attend(q, k, v, mask, bias))[1])
+  for text_attention in (0.0, 0.5):
+    biases.clear()
+    Sampler(sampler.language, sampler.params, V).draw([to_draw("text_to_image", 0)], Sampling(text_attention=text_attention), 0)
+    assert biases and all((bias is None) == (text_attention == 0) for bias in biases)
+  rng = np.random.default_rng(0)
+  q, (k, v) = rng.normal(size=(2, 5, 4, 8)).astype(np.float32), rng.normal(size=(2, 2, 2, 7, 8)).astype(np.float32)
+  mask = rng.random((2, 5, 7)) < 0.5
+  assert np.array_equal(attend(q, k, v, mask), attend(q, k, v, mask, jnp.zeros((2, 7))))
+
+
 def test_parallel_groups_are_drawn_in_as_many_passes(spy):
   """Four groups of three codes are four passes, whatever their order; in each all codes of a group are drawn."""
   sampler, seen = spy
@@ -356,7 +407,10 @@ def test_rules():
     (dict(top_p=0.0), "sampling.top_p: 0.0 must be"),
     (dict(top_p=1.5), "sampling.top_p: 1.5 must be"),
     (dict(guidance_scale=-0.5), "sampling.guidance_scale: -0.5 must be"),
-    (dict(guidance_scale=float("inf")), "sampling.guidance_scale: inf must be")])
+    (dict(guidance_scale=float("inf")), "sampling.guidance_scale: inf must be"),
+    (dict(text_attention=-0.1), "sampling.text_attention: -0.1 must be a number >= 0"),
+    (dict(text_attention=float("inf")), "sampling.text_attention: inf must be"),
+    (dict(text_attention=float("nan")), "sampling.text_attention: nan must be")])
 def test_settings_out_of_range(sampler, setting, says):
   with pytest.raises(ValueError, match=says):
     sampler.draw(mixed(1), Sampling(**setting), 0)

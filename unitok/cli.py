@@ -53,6 +53,8 @@ class Generate(Drawing):
   """Draw a picture for each prompt."""
   passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")] = None
   """Draw in so many groups of codes (a model trained on the objective parallel); 0: code by code."""
+  text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
+  """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
   texts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT…", help_behavior_hint="")] = ()
   """Prompts; "" draws whatever the model likes."""
   prompts: Annotated[str, arg(metavar="FILE")] = ""
@@ -84,6 +86,8 @@ class Detect(Drawing):
 @dataclass(frozen=True, kw_only=True)
 class Infill(Drawing):
   """Draw a part of each picture anew."""
+  text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
+  """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
   pictures: Files = ()
   """Picture files."""
   mask: Annotated[str, arg(metavar="PNG|x,y,w,h")]

@@ -221,6 +221,8 @@ class Sampling:
   """u + s (c - u); 1 is plain sampling."""
   passes: int = 0
   """Pictures are drawn in so many groups of codes (needs the objective parallel); 0: code by code."""
+  text_attention: float = 0.0
+  """Added to the attention scores of text tokens while a picture is drawn (CogView2: 1.4); 0 is plain sampling."""
 
 
 @dataclass(frozen=True)

@@ -315,8 +315,10 @@ class Model:
 
 
 def _plain(sampling: Sampling | None) -> Sampling:
-  """Settings for text. ValueError where they ask for guidance: no picture is ever dropped in training."""
+  """Settings for text. ValueError where they ask for guidance (no picture is ever dropped in training) or the like."""
   sampling = GREEDY if sampling is None else sampling
+  if sampling.text_attention:
+    raise ValueError(f"sampling.text_attention: {sampling.text_attention} must be 0 for text; it is for pictures")
   if sampling.guidance_scale != 1.0:
     raise ValueError(f"sampling.guidance_scale: {sampling.guidance_scale} must be 1 for text; guidance is for pictures")
   return sampling

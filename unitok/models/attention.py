@@ -29,17 +29,19 @@ def visible(queries: Rule, keys: Rule):
           & (keys.visible_from[:, None, :] <= order) & (order <= keys.visible_until[:, None, :]))
 
 
-def attend(q, k, v, mask):
+def attend(q, k, v, mask, bias=None):
   """Softmax attention in float32; a query that sees nothing gives zeros.
 
-  q [b q h d], k and v [b g k d] with h a multiple of g (grouped queries, 2305.13245), mask bool[b q k].
+  q [b q h d], k and v [b g k d] with h a multiple of g (grouped queries, 2305.13245), mask bool[b q k], bias f32[b k]
+  (None: nothing) is added to the scores of a key.
   Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over.
   """
   b, n, h, d = q.shape
   groups, each = k.shape[1], h // k.shape[1]
   q = q.reshape(b, n, groups, each, d).transpose(0, 2, 3, 1, 4).reshape(b, groups, each * n, d)
   scores = jnp.einsum("bgqd,bgkd->bgqk", q, k, preferred_element_type=jnp.float32) * d**-0.5
-  scores = scores.reshape(b, groups, each, n, -1) + jnp.where(mask, 0.0, -1e30)[:, None, None]
+  shift = 0.0 if bias is None else bias[:, None]
+  scores = scores.reshape(b, groups, each, n, -1) + jnp.where(mask, shift, -1e30)[:, None, None]
   weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
   # divided after the product: fewer passes over [q k]
   share = mask.any(-1)[:, None, None] / weights.sum(-1)

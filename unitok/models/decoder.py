@@ -110,11 +110,12 @@ class Decoder(nnx.Module):
     zeros = lambda: tuple(jnp.zeros((rows, o.kv_heads, slots, o.width // o.heads), self.dtype) for _ in range(o.layers))
     return Cache(zeros(), zeros())
 
-  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at):
+  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None):
     """n more tokens at slots at .. at+n-1 -> (hidden [b n w], cache).
 
     cache_rule holds the integers of all slots [b slots]; those not yet written must not be visible
-    to these tokens by the rule, which holds for any document in its own order of computation.
+    to these tokens by the rule, which holds for any document in its own order of computation. bias f32[b slots] is
+    added to the attention scores of each slot in every layer.
     """
     written = jnp.arange(cache.keys[0].shape[2]) < at + ids.shape[1]
     mask, turn = visible(rule, cache_rule) & written, self._turn(positions)
@@ -125,7 +126,7 @@ class Decoder(nnx.Module):
       q, k, v = layer.project(x, turn)
       keys.append(jax.lax.dynamic_update_slice_in_dim(cache.keys[n], k, at, 2))
       values.append(jax.lax.dynamic_update_slice_in_dim(cache.values[n], v, at, 2))
-      x = layer.finish(x, attend(q, keys[-1], values[-1], mask))
+      x = layer.finish(x, attend(q, keys[-1], values[-1], mask, bias))
     return self.norm(x), Cache(tuple(keys), tuple(values))
 
 

@@ -99,6 +99,7 @@ class Sampler:
 
   def __init__(self, language, params, vocabulary: Vocabulary):
     self.language, self.params, self.vocabulary = language, params, vocabulary
+    self.blocks = [b.name for b in vocabulary.blocks]
     self.members = jnp.stack([vocabulary.allowed(b.name) for b in vocabulary.blocks]
                              + [jnp.zeros(vocabulary.size, bool)])       # the last row is block -1
     self._draw = jax.jit(self._draw_rows, static_argnames=("prefix", "width", "sampling"))
@@ -151,7 +152,15 @@ class Sampler:
     def extend(ids, positions, alive, cache, at, n):
       rule = Rule(*rows.rule)
       rule = rule._replace(segment_ids=rule.segment_ids * jnp.tile(alive, (repeats, 1)))
-      return model.extend(take(ids, at, n), positions, take(rule, at, n), cache, rule, at)
+      return model.extend(take(ids, at, n), positions, take(rule, at, n), cache, rule, at, bias(ids))
+
+    def bias(ids):
+      """f32[b n] that text gets in a document whose picture is drawn (CogView2, 2204.14217), or None."""
+      if not sampling.text_attention:
+        return None
+      text, image = (self.blocks.index(name) for name in ("text", "image"))
+      drawn = (rows.blocks == image).any(1, keepdims=True)
+      return jnp.where(self.members[text][ids] & drawn, sampling.text_attention, 0.0)
 
     def moved(at, alive):
       """Positions of the columns from `at` on, moved up by what is void before them."""
