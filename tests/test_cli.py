@@ -74,12 +74,13 @@ def test_generate(capsys, folder, tmp_path):
   (tmp_path / "prompts.txt").write_text("a blue square\n\n  two rings \n", encoding="utf-8")
   out = tmp_path / "new" / "folder"
   said = call(capsys, "generate", "--model", folder, "A red circle!", "--prompts", tmp_path / "prompts.txt", "--out", out,
-              "--seed", 7, "--temperature", 0.9, "--top-k", 5, "--top-p", 0.95)
+              "--seed", 7, "--temperature", 0.9, "--top-k", 5, "--top-p", 0.95, "--text-attention", 0.5)
   assert [x["prompt"] for x in said["outputs"]] == ["A red circle!", "a blue square", "two rings"]
   assert [Path(x["file"]).name for x in said["outputs"]] == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png"]
   assert {picture(x["file"]).shape for x in said["outputs"]} == {(16, 16, 3)}
   assert said["seed"] == 7 and said["step"] == 3 and said["seconds"] > 0 and said["model"] == folder
-  assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "guidance_scale": 1.0, "passes": 0}
+  assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "guidance_scale": 1.0, "passes": 0,
+                              "text_attention": 0.5}
   assert min(picture(said["grid"]).shape[:2]) > 2 * 96
   assert sorted(p.name for p in out.iterdir()) == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png", "grid.png"]
   wide = call(capsys, "generate", "--model", folder, "a", "--size", 8, 24, "--out", tmp_path / "wide")
@@ -93,6 +94,21 @@ def test_caption(capsys, folder, files):
   assert cli.main(["caption", "--model", folder, *files, "--limit", "5"]) == 0       # a pipe gets plain lines
   lines = capsys.readouterr().out.splitlines()
   assert [line.split("\t")[0] for line in lines] == files
+
+
+def test_detect(capsys, tmp_path_factory, files):
+  """An object a line: its file, its name, its box."""
+  folder = small_run.made(tmp_path_factory, small_run.VERSATILE)
+  asked = ["detect", "--model", str(folder), *files, "--temperature", "1", "--limit", "3", "--name-limit", "4"]
+  said = call(capsys, *asked)
+  assert [x["file"] for x in said["outputs"]] == files and said["sampling"]["temperature"] == 1
+  boxes = [(x["file"], one) for x in said["outputs"] for one in x["objects"]]
+  assert boxes and all(len(x["objects"]) <= 3 for x in said["outputs"])
+  assert cli.main(asked) == 0
+  lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+  assert [line[0] for line in lines] == [file for file, _ in boxes]
+  for (_, _, box), (_, one) in zip(lines, boxes):
+    np.testing.assert_allclose([float(x) for x in box.split()], one["box"], atol=6e-4)
 
 
 def test_infill(capsys, folder, files, tmp_path):
@@ -183,6 +199,12 @@ def test_validate(capsys, files, tmp_path):
     (["infill", "--model", "RUN", "ONE", "--mask", "4,4"], "--mask 4,4: no such file; give a picture file, or a box x,y,w,h"),
     (["infill", "--model", "RUN", "ONE", "--mask", "TWO"], "32 x 32 pixels, "),
     (["infill", "--model", "RUN", "ONE", "--mask", "0,0,16,16"], "infill: mask 0 leaves none of the 16 codes"),
+    (["detect", "--model", "RUN"], "detect: no pictures; give picture files"),
+    (["detect", "--model", "RUN", "BAD"], "bad.png: is not a picture that can be read"),
+    (["detect", "--model", "RUN", "ONE"], "detect: this model was not trained for it"),
+    (["detect", "--model", "RUN", "ONE", "--limit", "0"], "limit: 0 must be at least 1"),
+    (["generate", "--model", "RUN", "a", "--text-attention", "-1"], "sampling.text_attention: -1.0 must be"),
+    (["detect", "--model", "RUN", "ONE", "--text-attention", "1"], "--text-attention"),
     (["complete", "--model", "RUN"], "complete: no text"),
     (["complete", "--model", "RUN", "a", "--guidance-scale", "2"], "must be 1 for text"),
     (["validate"], "validate: give folders of pictures, or --config FILE"),

@@ -135,7 +135,7 @@ def test_only_what_was_trained(oracle):
 @pytest.fixture(scope="module")
 def versatile(tmp_path_factory):
   """One that knows, trained on every objective."""
-  decoder = dataclasses.replace(DECODER, tasks=dict.fromkeys(OBJECTIVES, 1.0), row_length=256,
+  decoder = dataclasses.replace(DECODER, tasks=dict.fromkeys(OBJECTIVES, 1.0), row_length=640,
                                 objectives=c.Objectives(holes=dict(rectangles=1.0, patches=1.0)))
   config = dataclasses.replace(SCENES, decoder=decoder, data=dataclasses.replace(SCENES.data, changes=True))
   captions = [text for texts in load_examples(config, "train", 40).captions for text in texts]

@@ -12,7 +12,6 @@ from unitok.config import Sampling
 from unitok.data.record import Object
 from unitok.data.sources import open_source
 from unitok.model import Model, erase, hole_of
-from unitok.objectives import OBJECTIVES
 from unitok.objectives.codes import control
 from unitok.objectives.glm import blanks
 from unitok.run import read_vocabulary
@@ -79,10 +78,8 @@ def test_complete(model):
 
 @pytest.fixture(scope="module")
 def versatile(tmp_path_factory):
-  """Another small run, of all objectives."""
-  decoder = dataclasses.replace(small_run.CONFIG.decoder, row_length=192, loss_weights={},
-                                tasks=dict.fromkeys(OBJECTIVES, 1.0))
-  return Model.open(small_run.make(tmp_path_factory.mktemp("versatile"), dataclasses.replace(small_run.CONFIG, decoder=decoder)))
+  """Another small run, of many objectives."""
+  return Model.open(small_run.made(tmp_path_factory, small_run.VERSATILE))
 
 
 def test_generate_in_passes(versatile, model):
@@ -157,6 +154,44 @@ def test_answer(versatile, images):
 def test_locate(versatile, images):
   boxes = versatile.locate(images, ["a red ring"] * 5)
   assert boxes.shape == (5, 4) and boxes.dtype == np.float32 and (0 <= boxes).all() and (boxes <= 1).all()
+
+
+def test_detect(versatile, images):
+  """Boxes with an area and names within the limits, which can be drawn again; a list a picture."""
+  found = versatile.detect(images, WARM, seed=2)
+  assert len(found) == 5 and 0 < max(map(len, found)) <= 13      # no more than a row held
+  for one in sum(found, []):
+    x0, y0, x1, y1 = one.box
+    assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 and isinstance(one.name, str)
+  assert found == versatile.detect(images, WARM, seed=2, batch_size=2) != versatile.detect(images, WARM, seed=3)
+  assert versatile.arrange(found[:1]).shape == (1, 16, 16, 3)
+  few = versatile.detect(images, WARM, seed=2, limit=1, name_limit=2)
+  assert max(map(len, few)) <= 1 and versatile.detect(images) == versatile.detect(images, seed=7)     # greedy
+  assert versatile.detect(images[:0]) == []
+
+
+def test_objects_of_what_is_drawn(versatile):
+  """Box, name and [sep], which a name of the full length has not; [eos] ends the list; no area, no object."""
+  text, ids = versatile.text, versatile.vocabulary.to_ids
+  sep, eos = (np.array([versatile.vocabulary.special(name)]) for name in ("[sep]", "[eos]"))
+  thin, box = ids("location", [0, 5, 512, 5]), ids("location", [0, 0, 255, 511])
+  a, b = (ids("text", text.encode(letter)[:1]) for letter in "ab")
+  drawn = [box, a, b, sep, thin, a, sep, box, a, b, a, box, sep, eos]
+  placed = lambda name: Object(name, (0.5 / 1024, 0.5 / 1024, 511.5 / 1024, 255.5 / 1024))
+  assert versatile._objects(np.concatenate(drawn), 3) == [placed("ab"), placed("aba"), placed("")]
+  assert versatile._objects(np.concatenate(drawn[:-1]), 3) == [placed("ab"), placed("aba"), placed("")]     # at the limit
+  assert versatile._objects(eos, 3) == versatile._objects(eos[:0], 3) == []
+
+
+@pytest.mark.parametrize("setting, says", [
+    (dict(limit=0), "limit: 0 must be at least 1"),
+    (dict(name_limit=-1), "name_limit: -1 must be at least 1"),
+    (dict(name_limit=170), "name_limit: a picture and an object with a name of 170 text codes do not fit into the 192"),
+    (dict(sampling=Sampling(guidance_scale=2.0)), "guidance_scale: 2.0 must be 1 for text"),
+    (dict(sampling=Sampling(text_attention=1.4)), "text_attention: 1.4 must be 0 for text")])
+def test_wrong_settings_of_detect(versatile, images, setting, says):
+  with pytest.raises(ValueError, match=says):
+    versatile.detect(images, **setting)
 
 
 def test_arrange(versatile):
@@ -274,7 +309,7 @@ def test_reconstruct_and_log_likelihood(model, images):
 @pytest.mark.parametrize("images", [np.zeros((1, 16, 16), np.uint8), np.zeros((1, 32, 32, 3), np.uint8),
                                     np.zeros((1, 16, 16, 3), np.float32)])
 def test_wrong_pictures(model, images):
-  for call in (model.caption, model.reconstruct, lambda x: model.infill(x, np.ones((1, 16, 16), bool)),
+  for call in (model.caption, model.reconstruct, model.detect, lambda x: model.infill(x, np.ones((1, 16, 16), bool)),
                lambda x: model.log_likelihood(["a"], x)):
     with pytest.raises(ValueError, match=r"must be uint8\[n 16 16 3\]; unitok.data.pictures.square"):
       call(images)
@@ -294,7 +329,8 @@ def test_wrong_prompts_and_settings(model):
     model.generate(["a"], batch_size=0)
   decoder = dataclasses.replace(model.config.decoder, tasks={"text": 1.0, "image_to_text": 0.0})
   untrained = dataclasses.replace(model, config=dataclasses.replace(model.config, decoder=decoder))
-  for call in (lambda: untrained.generate(["a"]), lambda: untrained.caption(np.zeros((1, 16, 16, 3), np.uint8))):
+  picture = np.zeros((1, 16, 16, 3), np.uint8)
+  for call in (lambda: untrained.generate(["a"]), lambda: untrained.caption(picture), lambda: untrained.detect(picture)):
     with pytest.raises(ValueError, match="was not trained for it"):
       call()
 

@@ -5,7 +5,7 @@ import pytest
 from unitok.config import Objectives
 from unitok.objectives import DRAWING, NEEDS, OBJECTIVES, possible
 from unitok.objectives.codes import Codes
-from unitok.objectives.glm import random_spans
+from unitok.objectives.glm import random_sentences, random_spans
 from unitok.objectives.infill import HOLES
 from unitok.objectives.parallel import SCHEDULES
 from unitok.sequence import build, visible
@@ -150,6 +150,36 @@ def test_spans():
       spans = random_spans(length, np.random.default_rng(seed), 0.9, 3.0)
       assert bool(spans) == (length > 0) and all(0 <= a < b <= length for a, b in spans)
       assert all(a[1] < b[0] for a, b in zip(spans, spans[1:]))
+
+
+def test_sentences():
+  """The fewest of a random order that have the share, one at least left; each is drawn as often as the others."""
+  sentences, found = [(0, 4), (4, 5), (5, 25), (25, 30)], []
+  for seed in range(600):
+    rng = np.random.default_rng(seed)
+    some = random_sentences(sentences, rng, 0.15)
+    lengths = [stop - start for start, stop in some]
+    assert set(some) < set(sentences) and len(set(some)) == len(some)
+    assert (sum(lengths) >= 4.5 or len(some) == 3) and sum(lengths[:-1]) < 4.5
+    found.append(some[0])
+    assert len(random_sentences(sentences, rng, 1.0)) == 3
+  assert all(120 < found.count(one) < 180 for one in sentences)
+  assert random_sentences([(0, 7)], rng, 0.15) == [(0, 7)] and random_sentences([], rng, 0.15) == []
+  for seed in range(20):     # two: one of them, however long
+    assert len(random_sentences([(0, 1), (1, 99)], np.random.default_rng(seed), 0.15)) == 1
+
+
+def test_sentences_of_a_record():
+  """Those of all its captions: cut where the record says, each a whole where it says nothing."""
+  captions = np.arange(6, dtype=np.int32), np.arange(10, 13, dtype=np.int32)
+  def blanked(**more):
+    found = set()
+    for seed in range(40):
+      parts = OBJECTIVES["glm_sentences"](Codes(captions, **more), np.random.default_rng(seed), Objectives(blank_share=0.01))
+      found |= {tuple(part.codes.tolist()) for part in parts if part.loss_weight}
+    return found
+  assert blanked() == {tuple(range(6)), (10, 11, 12)}
+  assert blanked(sentences=(np.array([2, 3, 6]), np.array([3]))) == {(0, 1), (2,), (3, 4, 5), (10, 11, 12)}
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

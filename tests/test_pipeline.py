@@ -90,7 +90,7 @@ def test_packed_equals_apart(made, monkeypatch):
   iterator = pipeline.batches(shards, vocabulary, decoder, seed=3)
   names = pipeline.task_names(decoder, vocabulary)
   seen = set()
-  for batch in take(iterator, 5):
+  for batch in take(iterator, 12):
     for row in range(4):
       segments = batch.segment_ids[row]
       count = segments.max()
@@ -368,6 +368,22 @@ def test_hole_that_makes_a_document_too_long(made, monkeypatch):
   hopeless = pipeline._Documents(vocabulary, dataclasses.replace(decoder, row_length=16))
   with pytest.raises(ValueError, match="whole3: its infill document has .* tokens, decoder.row_length is 16"):
     hopeless.document("infill", shards[3], np.random.default_rng(0))
+
+
+def test_longest_of_all_captions_together(made):
+  """A document of sentences holds every caption of its record: that is tried at the start, too."""
+  shards, vocabulary = made("whole")
+  short = dataclasses.replace(only(glm_sentences=1.0), row_length=30)
+  with pytest.raises(ValueError, match=r"its glm_sentences document has (\d+) tokens, .* raise it to \1 or more") as told:
+    pipeline.batches(shards, vocabulary, short, seed=0)
+  enough = int(str(told.value).split("has ")[1].split()[0])
+  make = lambda codes, seed: OBJECTIVES["glm_sentences"](codes, np.random.default_rng(seed), config.Objectives())
+  longest = max(build(make(shards[n], seed), vocabulary).length for n in range(40) for seed in range(8))
+  assert longest <= enough <= longest + 2
+  codes = pipeline.largest(dict(dict.fromkeys(pipeline.LONGEST, 0), longest_text=9, longest_texts=27, most_sentences=6), (0, 0))
+  assert [len(one) for one in codes.text] == [9, 8, 8] and [ends.tolist() for ends in codes.sentences] == [[1, 2, 3, 9], [8], [8]]
+  old = pipeline.largest(dict(dict.fromkeys(pipeline.LONGEST, 0), longest_text=9), (0, 0))      # of an older manifest
+  assert [len(one) for one in old.text] == [9] and [ends.tolist() for ends in old.sentences] == [[9]]
 
 
 @pytest.mark.parametrize("setting, says", [

@@ -1,12 +1,15 @@
 """The compiled sampler against the plain forward pass, and the attention rule against gradients."""
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from unitok import config as c
 from unitok.config import Sampling
+from unitok.models import decoder
 from unitok.models import rule as rules_of
 from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes, control
@@ -57,6 +60,8 @@ def to_draw(name: str, seed: int, length: int | None = None, null: bool = False)
     codes = Codes((words,), np.where(hole, np.int32(-1), image))
   elif name == "glm_spans":
     codes = Codes((np.concatenate([words, unknown[:4], words[:2], [3], unknown[:3], words]),), image if seed % 2 else None)
+  elif name == "glm_sentences":
+    codes = Codes((np.concatenate([words, unknown[:3]]), unknown[:4], np.array([3], np.int32)), image if seed % 2 else None)
   else:
     codes = Codes((unknown if name == "image_to_text" else np.concatenate([words, unknown]),), image)
   codes = codes._replace(text=(words[:0],)) if null else codes
@@ -64,8 +69,8 @@ def to_draw(name: str, seed: int, length: int | None = None, null: bool = False)
     codes = codes._replace(objects=objects)
   elif name == "locate":
     codes = codes._replace(objects=((words, np.full(4, -1, np.int32)),))
-  elif name == "detect":       # another object behind those known: its box, then its name
-    codes = codes._replace(objects=(*objects, (unknown, np.full(4, -1, np.int32)))[seed % 3:])
+  elif name == "detect":       # up to two more behind those known: a box, then its name
+    codes = codes._replace(objects=(*objects, *[(unknown, np.full(4, -1, np.int32))] * 2)[seed % 3:])
   elif name == "question":
     codes = codes._replace(questions=((words, unknown),))
   elif name == "interleaved":       # a picture of its own size, or a text
@@ -80,22 +85,29 @@ def asked(document) -> np.ndarray:
 
 
 def filled(document, ids):
-  """The document with what was drawn as its inputs; what a text lacks behind its end is taken out of sight."""
-  inputs, ids, seen = document.inputs.copy(), list(ids), document.visible_until.copy()
-  over, drawn_at = False, []
+  """The document with what was drawn as its inputs; what is left behind an end is out of sight, and the rest moves up."""
+  inputs, ids, void, drawn_at = document.inputs.copy(), list(ids), np.zeros(document.length, bool), []
   for at in asked(document):
-    if document.inputs[at] >= 0:
-      over = False                       # another text, or picture, begins
-    goes_to = document.fills[at]
-    if not over:
-      drawn_at.append(at)
-      one = ids.pop(0)
-      over = one == document.ends[at]
-      inputs[goes_to:goes_to + 1] = one
-    if over and goes_to < FOREVER:
-      seen[goes_to] = -1
+    if void[at]:
+      continue
+    drawn_at.append(at)
+    one, goes_to = ids.pop(0), document.fills[at]
+    inputs[goes_to:goes_to + 1] = one
+    if one == document.ends[at]:
+      known = [n for n in range(at + 1, document.length) if document.inputs[n] >= 0 and one != V.special("[eos]")]
+      void[goes_to:min(known, default=document.length)] = True
   assert not ids
-  return document._replace(inputs=np.maximum(inputs, 0), visible_until=seen), drawn_at
+  up = np.cumsum(void & document.advances)
+  return document._replace(inputs=np.maximum(inputs, 0), visible_until=np.where(void, -1, document.visible_until),
+                           positions=document.positions - up[:, None]), drawn_at
+
+
+def turns(documents, done, together: bool) -> dict[int, int]:
+  """Pass -> its number among those that are run: each in which a token of some document is not void."""
+  run = {0}
+  for document, one in zip(documents, done):
+    run |= set(passes_of(document, together)[one.visible_until[asked(document)[0]:] >= 0].tolist())
+  return {turn: n for n, turn in enumerate(sorted(run))}
 
 
 def column_of(document, at: int, together: bool) -> tuple[int, int]:
@@ -156,12 +168,13 @@ def test_cached_decoding_is_the_full_forward_pass(spy, kinds):
   together, count = "parallel" in kinds, 0
   width = len(seen[0]) // (1 << (len(documents) - 1).bit_length())
   assert (width > 1) == together
-  for row, (document, ids) in enumerate(zip(documents, drawn)):
-    done, at_draws = filled(document, ids)
-    logits = forward(sampler, done)
+  done = [filled(document, ids) for document, ids in zip(documents, drawn)]
+  run = turns(documents, [one for one, _ in done], together)
+  for row, (document, ids, (one, at_draws)) in enumerate(zip(documents, drawn, done)):
+    logits = forward(sampler, one)
     for at, one in zip(at_draws, ids, strict=True):
       turn, place = column_of(document, at, together)
-      np.testing.assert_allclose(seen[turn][row * width + place], logits[at], atol=1e-4)
+      np.testing.assert_allclose(seen[run[turn]][row * width + place], logits[at], atol=1e-4)
       assert one == np.where(legal(document, at), logits[at], -np.inf).argmax()
       count += 1
   assert count > 100
@@ -192,6 +205,108 @@ def test_what_is_drawn_has_the_form_of_training(sampler):
     np.testing.assert_allclose(forward(sampler, done)[ours], forward(sampler, trained)[at[alike]], atol=1e-4)
     short += len(first) + len(second) < 8
   assert short > 5
+
+
+class InOrder:
+  """A generator that leaves the objects of `detect` as they are."""
+  permutation = staticmethod(range)
+
+
+def test_a_list_of_objects_is_drawn_as_it_is_trained(spy):
+  """Whatever ends early: the logits of every draw are those of the document that training builds from the objects
+  drawn, and so is their likelihood. No pass is spent on what is void in all rows."""
+  plain, seen = spy
+  eos, sep = V.special("[eos]"), V.special("[sep]")
+  often = np.ones(V.size, np.float32)
+  often[[eos, sep]] = -4, 3      # with these weights [eos] is likely at some places, not at all
+  kernel = plain.params["head"]["kernel"] * often
+  sampler, most, longest = Sampler(plain.language, {**plain.params, "head": {"kernel": kernel}}, V), 4, 5
+  pictures = np.random.default_rng(0).integers(0, 30, (16, *GRID)).astype(np.int32)
+  unknown = (np.full(longest, -1, np.int32), np.full(4, -1, np.int32))
+  detect = lambda image, objects: build(OBJECTIVES["detect"](Codes((), image, objects=objects), InOrder, DRAWING), V)
+  documents = [detect(image, (unknown,) * most) for image in pictures]
+  drawn = sampler.draw(documents, Sampling(temperature=10.0), 3)
+  jax.effects_barrier()
+  done = [filled(document, ids) for document, ids in zip(documents, drawn)]
+  run, counts, whole_lists = turns(documents, [one for one, _ in done], False), [], 0
+  last = max(column_of(document, at_draws[-1], False)[0] for document, (_, at_draws) in zip(documents, done))
+  assert len(seen) == sum(turn <= last for turn in run)
+  for row, (image, document, ids, (_, at_draws)) in enumerate(zip(pictures, documents, drawn, done)):
+    objects, left, forced = [], ids.tolist(), []
+    while left and left[0] != eos:
+      name = left[4:left.index(sep)] if sep in left[4:4 + longest] else left[4:4 + longest]
+      objects.append((V.to_codes("text", name), V.to_codes("location", left[:4])))
+      left = left[4 + len(name) + (len(name) < longest):]
+      forced += [False] * (4 + len(name)) + [len(name) == longest]
+    trained = detect(image, tuple(objects))
+    at = np.flatnonzero(trained.loss_weights)[~np.array([*forced, not left])]      # [eos] was not drawn at the limit
+    assert trained.targets[at].tolist() == ids.tolist()
+    ours = [seen[run[column_of(document, n, False)[0]]][row] for n in at_draws]
+    np.testing.assert_allclose(ours, forward(sampler, trained)[at], atol=1e-4)
+    counts.append(len(objects))
+    if left and not any(forced):
+      log_p = np.asarray(jax.nn.log_softmax(np.array(ours)))[np.arange(len(ids)), ids]
+      np.testing.assert_allclose(log_p.sum(), sampler.log_likelihood([trained], 1)[0], atol=1e-3)
+      whole_lists += bool(objects)
+  assert {0, most} <= set(counts) and len(set(counts)) > 2 and whole_lists
+  row = counts.index(most)
+  seen.clear()
+  alone = sampler.draw(documents[row:row + 1], Sampling(temperature=10.0), 3, first_row=row)[0]
+  jax.effects_barrier()
+  one, at_draws = done[row]
+  last = column_of(documents[row], at_draws[-1], False)[0]
+  passes = sum(turn <= last for turn in turns(documents[row:row + 1], [one], False))
+  assert np.array_equal(alone, drawn[row]) and len(seen) == passes < last - 4
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def with_text_attention(language, params, batch, text):
+  """The uncached model with bool[b l] `text` 1.4 nearer, by the softmax as it is written in books."""
+  def attend(q, k, v, mask):
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[1], 1) for x in (k, v))
+    scores = jnp.einsum("bqhd,bhkd->bhqk", q, k) / jnp.sqrt(q.shape[-1]) + 1.4 * text[:, None, None]
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf), -1)
+    return jnp.einsum("bhqk,bhkd->bqhd", jnp.where(mask[:, None], weights, 0), v)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decoder, "attend", attend)
+    return language.model(params)(batch.inputs, batch.positions, attention.rule_of(batch))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_text_attention(spy, together):
+  """Text is 1.4 nearer to all in the documents whose picture is drawn, and in no other."""
+  sampler, seen = spy
+  kinds = ("text_to_image", "infill", "layout", "image_to_text", "question", *(["parallel"] if together else []))
+  documents = [to_draw(name, seed, length=4) for seed in range(2) for name in kinds]
+  drawn = sampler.draw(documents, dataclasses.replace(GREEDY, text_attention=1.4), 0)
+  jax.effects_barrier()
+  width = len(seen[0]) // (1 << (len(documents) - 1).bit_length())
+  done = [filled(document, ids) for document, ids in zip(documents, drawn)]
+  run, moved = turns(documents, [one for one, _ in done], together), 0
+  for row, (document, ids, (one, at_draws)) in enumerate(zip(documents, drawn, done)):
+    batch = packed([one], ROW)
+    text = V.allowed("text")[batch.inputs] & (V.blocks[document.blocks[at_draws[0]]].name == "image")
+    logits = np.asarray(with_text_attention(sampler.language, sampler.params, batch, text))[0]
+    for at in at_draws:
+      turn, place = column_of(document, at, together)
+      np.testing.assert_allclose(seen[run[turn]][row * width + place], logits[at], atol=1e-4)
+    moved += not np.allclose(logits[at_draws], forward(sampler, one)[at_draws], atol=1e-2)
+    assert text.any() == (kinds[row % len(kinds)] not in ("image_to_text", "question"))
+  assert moved == 2 * (len(kinds) - 2)
+
+
+def test_no_text_attention_is_plain(sampler, monkeypatch):
+  """0 adds nothing anywhere; a bias of zeros gives the same bits."""
+  biases, attend = [], decoder.attend
+  monkeypatch.setattr(decoder, "attend", lambda q, k, v, mask, bias=None: (biases.append(bias), attend(q, k, v, mask, bias))[1])
+  for text_attention in (0.0, 0.5):
+    biases.clear()
+    Sampler(sampler.language, sampler.params, V).draw([to_draw("text_to_image", 0)], Sampling(text_attention=text_attention), 0)
+    assert biases and all((bias is None) == (text_attention == 0) for bias in biases)
+  rng = np.random.default_rng(0)
+  q, (k, v) = rng.normal(size=(2, 5, 4, 8)).astype(np.float32), rng.normal(size=(2, 2, 2, 7, 8)).astype(np.float32)
+  mask = rng.random((2, 5, 7)) < 0.5
+  assert np.array_equal(attend(q, k, v, mask), attend(q, k, v, mask, jnp.zeros((2, 7))))
 
 
 def test_parallel_groups_are_drawn_in_as_many_passes(spy):
@@ -296,7 +411,10 @@ def test_rules():
     (dict(top_p=0.0), "sampling.top_p: 0.0 must be"),
     (dict(top_p=1.5), "sampling.top_p: 1.5 must be"),
     (dict(guidance_scale=-0.5), "sampling.guidance_scale: -0.5 must be"),
-    (dict(guidance_scale=float("inf")), "sampling.guidance_scale: inf must be")])
+    (dict(guidance_scale=float("inf")), "sampling.guidance_scale: inf must be"),
+    (dict(text_attention=-0.1), "sampling.text_attention: -0.1 must be a number >= 0"),
+    (dict(text_attention=float("inf")), "sampling.text_attention: inf must be"),
+    (dict(text_attention=float("nan")), "sampling.text_attention: nan must be")])
 def test_settings_out_of_range(sampler, setting, says):
   with pytest.raises(ValueError, match=says):
     sampler.draw(mixed(1), Sampling(**setting), 0)
@@ -313,9 +431,12 @@ def known(name: str, seed: int):
   """A document of training."""
   rng = np.random.default_rng(seed)
   words = lambda: rng.integers(0, 20, 2 + seed).astype(np.int32)
-  codes = Codes((rng.integers(0, 20, 4 + seed).astype(np.int32),), rng.integers(0, 30, GRID).astype(np.int32),
+  text = (rng.integers(0, 20, 4 + seed).astype(np.int32),)
+  codes = Codes(text, rng.integers(0, 30, GRID).astype(np.int32),
                 objects=tuple((words(), rng.integers(0, 1024, 4).astype(np.int32)) for _ in range(2)),
                 questions=((words(), words()),), pieces=(words(), rng.integers(0, 30, GRID).astype(np.int32), words()))
+  if name == "glm_sentences":
+    codes = codes._replace(text=text + (text[0][:2],), sentences=(np.array([2, 4 + seed]), np.array([2])))
   return build(OBJECTIVES[name](codes, rng, DRAWING), V)
 
 

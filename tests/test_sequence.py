@@ -191,6 +191,38 @@ def test_glm_beside_a_picture():
   assert mask(s)[-1] == "x" * s.length and mask(s)[2] == "xxxxxx....."
 
 
+def test_glm_sentences():
+  """Three texts, "0 1", "2" and "3 4", without the last and the first: a blank each, [sep] between two texts."""
+  s = build([Part("special", np.array([V.special("[glm_sentences]")], np.int32)), *blanks(np.arange(5, dtype=np.int32), [(3, 5), (0, 2)], "[smask]", [2, 3])], V)
+  task, gap, sep, sop, eop = (V.special(name) for name in ("[glm_sentences]", "[smask]", "[sep]", "[sop]", "[eop]"))
+  assert s.inputs.tolist() == [task, gap, sep, TEXT + 2, sep, gap, sop, TEXT + 3, TEXT + 4, sop, TEXT, TEXT + 1]
+  assert s.targets[6:].tolist() == [TEXT + 3, TEXT + 4, eop, TEXT, TEXT + 1, eop] and s.loss_weights.tolist() == [0] * 6 + [1] * 6
+  one, two = s.positions[:, 0], s.positions[:, 1] - s.positions[:, 0]
+  assert one.tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5, 1, 1, 1]
+  assert two.tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 3, 1, 2, 3] and np.array_equal(s.positions[:, 1], s.positions[:, 2])
+  assert mask(s) == ["xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxx......",
+                     "xxxxxxx.....",
+                     "xxxxxxxx....",
+                     "xxxxxxxxx...",
+                     "xxxxxxxxxx..",
+                     "xxxxxxxxxxx.",
+                     "xxxxxxxxxxxx"]
+
+
+def test_glm_sentences_to_be_drawn():
+  """Gaps at the end of one text and the beginning of the next are two; a text that is known stays whole."""
+  asked = Codes((np.array([0, -1, -1], np.int32), np.array([-1], np.int32), np.array([3], np.int32)))
+  s = document("glm_sentences", asked)
+  gap, sep, sop = (V.special(name) for name in ("[smask]", "[sep]", "[sop]"))
+  assert s.inputs[1:7].tolist() == [TEXT, gap, sep, gap, sep, TEXT + 3]
+  assert s.inputs[7:].tolist() in ([sop, -1, -1, sop, -1], [sop, -1, sop, -1, -1]) and (s.fills >= 0).sum() == 3
+
+
 def test_glm_limits():
   """All of it blank is the causal model, one token blank the cloze."""
   text = np.arange(4, dtype=np.int32)
@@ -273,6 +305,17 @@ def test_detect():
   assert rows[6:] == ["x" * n + "." * (s.length - n) for n in range(7, s.length + 1)]
   seen = {tuple(build(OBJECTIVES["detect"](CODES, np.random.default_rng(n), DRAWING), V).inputs[7:]) for n in range(20)}
   assert seen == set(map(tuple, orders))
+
+
+def test_detect_to_be_drawn():
+  """[eos] may stand where a box begins, [sep] where a name goes on; the time of all of it counts on."""
+  unknown = (np.full(2, -1, np.int32), np.full(4, -1, np.int32))
+  s = document("detect", CODES._replace(objects=(CODES.objects[1], unknown, unknown)))
+  sep, known = V.special("[sep]"), [*(LOCATION + n for n in BOXES[1]), TEXT + 5, V.special("[sep]")]
+  assert s.inputs[7:].tolist() == [*known, *[-1] * 6, sep, *[-1] * 6]
+  assert s.ends[6:].tolist() == [EOS, -1, -1, -1, sep, sep] + [EOS, -1, -1, -1, sep, sep, sep] * 2
+  assert s.advances.tolist() == [True] * 2 + [False] * 4 + [True] * (s.length - 6)      # a picture's codes share theirs
+  assert document("glm_spans").advances.tolist()[-2:] == [False] * 2
 
 
 def test_locate():

@@ -105,6 +105,21 @@ def test_objects_and_questions(tmp_path, text):
   assert manifest["longest_answer"] == 1
 
 
+def test_sentences(tmp_path, text):
+  """Where they end is kept where a record's captions have several; the manifest says the most."""
+  class Paragraphs(Source):
+    def __getitem__(self, index):
+      return super().__getitem__(index)._replace(captions=("A ring. A bar! And 3.", "", "one alone")[:index])
+  manifest = write(tmp_path, Paragraphs(4), text)
+  found = CodeShards(tmp_path)
+  assert [found[i].sentences == () for i in range(4)] == [True, False, False, False]
+  three, alone = found[3].text
+  first, second = found[3].sentences
+  assert [text.decode(three[a:b]) for a, b in zip([0, *first], first)] == ["A ring.", " A bar!", " And 3."]
+  assert second.tolist() == [len(alone)] and first.dtype == np.int32
+  assert manifest["most_sentences"] == 4 and manifest["longest_texts"] == len(three) + len(alone) + 1
+
+
 def test_what_is_written_is_read(tmp_path, text):
   source, done = Source(), []
   manifest = write(tmp_path, source, text, progress=lambda *a: done.append(a))

@@ -38,6 +38,28 @@ def test_pieces_join(tokenizer):
   assert tokenizer.decode(np.concatenate([one, two])) == "a red ring"
 
 
+@pytest.mark.parametrize("string, sentences", [
+    ("a red ring", ["a red ring"]),
+    ("A ring. Two bars!  Is it 3.5 m? Yes", ["A ring.", " Two bars!", "  Is it 3.5 m?", " Yes"]),
+    ('He said "no." Then … ', ['He said "no."', " Then … "]),
+    ("one\n\ntwo\r\nthree.\n", ["one", "\n\ntwo\r", "\nthree.\n"]),
+    ("赤い輪。「青い！」四角", ["赤い輪。", "「青い！」", "四角"]),
+    ("...", ["..."]), ("wait... what?!", ["wait...", " what?!"]), ("   ", ["   "]), ("▁.▁ . ▁", ["▁.▁ .", " ▁"])])
+def test_sentences(tokenizer, string, sentences):
+  """Cut at the codes' edges, so that the sentences' codes are the text's, none lost."""
+  codes = tokenizer.encode(string)
+  ends = tokenizer.sentence_ends(string, codes)
+  assert [tokenizer.decode(codes[a:b]) for a, b in zip([0, *ends], ends)] == sentences
+
+
+def test_a_piece_over_the_end_of_a_sentence(tmp_path):
+  """It belongs to the sentence that it ends. The trainer makes hardly any: here "see" stands for three other bytes."""
+  made = text.train(["see. you"] * 50, tmp_path, config.Text(vocab_size=280))
+  codes = np.concatenate([made.encode("see"), made.encode("s")])
+  assert len(codes) == 2 and made.sentence_ends("a. b", codes).tolist() == [1, 2]
+  assert made.sentence_ends("sea.", codes).tolist() == [2] and made.sentence_ends("a.b. c", np.tile(codes[:1], 2)).tolist() == [2]
+
+
 def test_pieces_across_words(tmp_path):
   """Only where they are asked for; the same caption is shorter then."""
   made = {split: text.train(CAPTIONS, tmp_path / str(split), config.Text(vocab_size=400, split_by_whitespace=split))

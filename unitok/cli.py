@@ -55,6 +55,8 @@ class Generate(Drawing):
   """Draw in so many groups of codes (a model trained on the objective parallel); 0: code by code."""
   size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="(default: the run's square)")] = None
   """Height and width of the pictures in pixels."""
+  text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
+  """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
   texts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT…", help_behavior_hint="")] = ()
   """Prompts; "" draws whatever the model likes."""
   prompts: Annotated[str, arg(metavar="FILE")] = ""
@@ -73,8 +75,21 @@ class Caption(Drawing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Detect(Drawing):
+  """Name the objects of each picture, with their boxes: x0 y0 x1 y1 as shares of the sides, (0, 0) at the top left."""
+  pictures: Files = ()
+  """Picture files; a box is that of the square the run's config makes of one."""
+  limit: int = 16
+  """Most objects of a picture."""
+  name_limit: int = 8
+  """Longest name, text tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Infill(Drawing):
   """Draw a part of each picture anew."""
+  text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
+  """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
   pictures: Files = ()
   """Picture files."""
   mask: Annotated[str, arg(metavar="PNG|x,y,w,h")]
@@ -146,6 +161,7 @@ class Validate(Command):
 COMMANDS: dict[type[Command], Callable[..., commands.Said]] = {
     Generate: commands.generate,
     Caption: commands.caption,
+    Detect: commands.detect,
     Infill: commands.infill,
     Complete: commands.complete,
     Reconstruct: commands.reconstruct,

@@ -54,6 +54,18 @@ def caption(o) -> Said:
               list(zip(o.pictures, captions)))
 
 
+def detect(o) -> Said:
+  images, _ = _pictures(o, "detect")
+  model, data, start = _open(o)
+  sampling = _sampling(o, GREEDY)
+  found = model.detect(images, sampling, o.seed, o.limit, o.name_limit, o.batch_size)
+  objects = [[{"name": name, "box": [round(x, 4) for x in box]} for name, box in some] for some in found]
+  data |= _drawn(o, sampling, start, [{"file": f, "objects": some} for f, some in zip(o.pictures, objects)])
+  rows = [(f, _line(name), " ".join(f"{x:.3f}" for x in box))
+          for f, some in zip(o.pictures, found) for name, box in some]
+  return Said(data, ["\t".join(row) for row in rows], ("file", "name", "x0 y0 x1 y1"), rows)
+
+
 def infill(o) -> Said:
   images, config = _pictures(o, "infill")
   masks = np.stack([_mask(o.mask, file, config.data) for file in o.pictures])

@@ -206,7 +206,7 @@ class Objectives:
   questions: int = 1
   """question: a document has from one to so many questions of its record, the later behind the earlier."""
   blank_share: float = 0.15
-  """glm_spans: least share of a text's tokens that is blanked."""
+  """glm_spans, glm_sentences: least share of a text's tokens that is blanked."""
   blank_length: float = 3.0
   """glm_spans: mean length of a blank, Poisson, cut to 1 .. 39."""
   least_groups: int = 4
@@ -273,6 +273,8 @@ class Sampling:
   """u + s (c - u); 1 is plain sampling."""
   passes: int = 0
   """Pictures are drawn in so many groups of codes (needs the objective parallel); 0: code by code."""
+  text_attention: float = 0.0
+  """Added to the attention scores of text tokens while a picture is drawn (CogView2: 1.4); 0 is plain sampling."""
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -6,6 +6,7 @@
 """
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -30,6 +31,8 @@ BATCH = 256
 """Documents drawn side by side."""
 LIMIT = 64
 """Text codes drawn at most."""
+OBJECTS, NAME_LIMIT = 16, 8
+"""Objects of a picture, and text codes of the name of one, drawn at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +120,24 @@ class Model:
     drawn = self._draw(documents, _plain(sampling), seed, batch_size)
     codes = [self.vocabulary.to_codes("location", ids) for ids in drawn]
     return LocationModality().decode(np.array(codes, np.int32).reshape(-1, 4))
+
+  def detect(self, images: np.ndarray, sampling: Sampling | None = None, seed: int = 0, limit: int = OBJECTS,
+             name_limit: int = NAME_LIMIT, batch_size: int = BATCH) -> list[list[Object]]:
+    """What is in each of u8[n H W 3], and where: at most `limit` objects with names of at most `name_limit` text codes.
+
+    Greedy unless told. No more objects than a training row had room for; one whose box has no area is left out.
+    """
+    if min(limit, name_limit) < 1:
+      raise ValueError(f"{'limit' if limit < 1 else 'name_limit'}: {min(limit, name_limit)} must be at least 1")
+    codes, row = self.image.encode(self._pictures(images)), self.config.decoder.row_length
+    most = min(limit, self._limit("image_to_text", row) // (4 + name_limit + 1))
+    if not most:
+      raise ValueError(f"name_limit: a picture and an object with a name of {name_limit} text codes do not fit into "
+                       f"the {row} of a training row (decoder.row_length); lower it")
+    unknown = (np.full(name_limit, -1, np.int32), np.full(4, -1, np.int32))
+    documents = [self._document("detect", None, image, f"picture {n}", objects=(unknown,) * most)
+                 for n, image in enumerate(codes)]
+    return [self._objects(ids, name_limit) for ids in self._draw(documents, _plain(sampling), seed, batch_size)]
 
   def fill(self, texts: list[list[str | None]], sampling: Sampling | None = None, seed: int = 0, limit: int = 8,
            batch_size: int = BATCH) -> list[list[str]]:
@@ -306,14 +327,28 @@ class Model:
       found.append(self.text.decode(self.vocabulary.to_codes("text", np.array(one, np.int32))))
     return [found[n] for n in np.argsort(places)]
 
+  def _objects(self, ids: np.ndarray, name_limit: int) -> list[Object]:
+    """Those with an area among what was drawn as four locations, a name and [sep] each, up to [eos]."""
+    sep, eos = self.vocabulary.special("[sep]"), self.vocabulary.special("[eos]")
+    found, left = [], ids.tolist()
+    while left and left[0] != eos:
+      name = list(itertools.takewhile(lambda one: one != sep, left[4:4 + name_limit]))
+      x0, y0, x1, y1 = LocationModality().decode(self.vocabulary.to_codes("location", left[:4])).tolist()
+      if x0 < x1 and y0 < y1:
+        found.append(Object(self.text.decode(self.vocabulary.to_codes("text", name)), (x0, y0, x1, y1)))
+      left = left[4 + len(name) + (len(name) < name_limit):]     # one of the full length ends without [sep]
+    return found
+
   def _text(self, ids: np.ndarray, end: str = "[eos]") -> str:
     ended = ids.size and ids[-1] == self.vocabulary.special(end)
     return self.text.decode(self.vocabulary.to_codes("text", ids[:-1] if ended else ids))
 
 
 def _plain(sampling: Sampling | None) -> Sampling:
-  """Settings for text. ValueError where they ask for guidance: no picture is ever dropped in training."""
+  """Settings for text. ValueError where they ask for guidance (no picture is ever dropped in training) or the like."""
   sampling = GREEDY if sampling is None else sampling
+  if sampling.text_attention:
+    raise ValueError(f"sampling.text_attention: {sampling.text_attention} must be 0 for text; it is for pictures")
   if sampling.guidance_scale != 1.0:
     raise ValueError(f"sampling.guidance_scale: {sampling.guidance_scale} must be 1 for text; guidance is for pictures")
   return sampling

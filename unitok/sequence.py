@@ -38,6 +38,7 @@ class Part(NamedTuple):
                                         # it see each other
   row_end: str = ""                     # control token behind each row of a picture without hole and groups
   scale: float = 1.0                    # of a picture's rows and columns: as positions they are multiplied by it
+  optional: bool = False                # [eos] may be drawn in place of its first code, and ends the document
 
 
 class Sequence(NamedTuple):
@@ -52,6 +53,7 @@ class Sequence(NamedTuple):
   blocks: np.ndarray          # i32[l] index in vocabulary.blocks of what is predicted, -1 nothing
   ends: np.ndarray            # i32[l] the id that may close what is predicted, or -1
   fills: np.ndarray           # i32[l]
+  advances: np.ndarray        # bool[l]: time goes on by one with it; without it what stands behind moves up
 
   @property
   def length(self) -> int:
@@ -93,6 +95,7 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
   """
   out = _Tokens(vocabulary)
   for part in parts:
+    out.advances = part.positions is None and np.ndim(part.codes) == 1
     codes = np.asarray(part.codes, np.int32)
     _check(part, codes)
     ids, where = vocabulary.to_ids(part.block, codes.ravel()), out.time + _positions(part, codes)
@@ -110,11 +113,14 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
     elif part.hole is not None:
       _add_runs(out, part, add, ids, where, hole)
     else:
+      if part.optional:
+        ends = np.full(ids.size, ends)
+        ends[:1] = vocabulary.special("[eos]")
       add(ids, where, orders=out.now + np.arange(ids.size), by=out.length - 1 + np.arange(ids.size), ends=ends)
     if part.positions is None:
       out.time += math.ceil(max(codes.shape) * (part.scale if codes.ndim == 2 else 1))
     if part.end:
-      end = vocabulary.special(part.end)
+      end, out.advances = vocabulary.special(part.end), part.end_is_input
       add(end, [out.time] * AXES, orders=out.now, by=out.length - 1, ends=end,
           until=FOREVER if part.end_is_input else -1)
       out.time += part.end_is_input
@@ -173,15 +179,16 @@ class _Tokens:
   def __init__(self, vocabulary: Vocabulary):
     self.vocabulary, self.numbers = vocabulary, {b.name: n for n, b in enumerate(vocabulary.blocks)}
     self.now = self.time = self.length = 0
-    self.tokens, self.positions = [], []   # i32[7 n], the rows of which `sequence` names, and f32[n 3]
+    self.advances = True                   # of the part at hand
+    self.tokens, self.positions = [], []   # i32[8 n], the rows of which `sequence` names, and f32[n 3]
 
   def add(self, ids, where, *, orders, by=-1, until=FOREVER, weight=0.0, block=None, ends=-1):
     """n tokens; `by` are the places of what predicts them, `block` and `ends` (ids) what is legal there."""
     n = np.size(ids)
     if not n:
       return
-    new = np.empty((7, n), np.int32)
-    new[0], new[1], new[2], new[3], new[6] = ids, orders, until, by, ends
+    new = np.empty((8, n), np.int32)
+    new[0], new[1], new[2], new[3], new[6], new[7] = ids, orders, until, by, ends, self.advances
     new[4].view(np.float32)[:] = weight
     new[5] = self.numbers[block] if block else -1
     self.tokens.append(new)
@@ -195,7 +202,7 @@ class _Tokens:
 
   def sequence(self) -> Sequence:
     every = np.concatenate(self.tokens, 1)
-    ids, order, until, by, weight, block, end = every
+    ids, order, until, by, weight, block, end, advances = every
     positions = np.concatenate(self.positions)
     at = np.flatnonzero(by >= 0)
     predicted = np.full((5, self.length), -1, np.int32)      # target, weight, block, end, fills
@@ -212,7 +219,8 @@ class _Tokens:
     kept = slice(None) if is_input.all() else np.flatnonzero(is_input)
     ids, order, until = every[:3, kept]
     targets, weight, block, end, fills = predicted[:, kept]
-    return Sequence(ids, targets, weight.view(np.float32), order, order, until, positions[kept], block, end, fills)
+    return Sequence(ids, targets, weight.view(np.float32), order, order, until, positions[kept], block, end, fills,
+                    advances[kept] > 0)
 
 
 def visible(order, visible_from, visible_until, segment_ids):

@@ -210,6 +210,15 @@ def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[in
   objects = ((zeros("longest_name"), np.zeros(4, np.int32)),) * longest["most_objects"]
   # as many as an objective may take (Objectives.questions)
   questions = ((zeros("longest_question"), zeros("longest_answer")),) * 16 if longest["longest_answer"] else ()
-  text = (zeros("longest_text"),) if longest["longest_text"] else ()
+  text, sentences = (), ()
+  if most := longest["longest_text"]:
+    # as few captions as have that many codes together; the first has all the sentences but one for each other
+    rest = max(longest["longest_texts"] - most, 0)
+    others = -(-rest // (most + 1))
+    lengths = [most, *((rest - others + n) // others for n in range(others))]
+    text = tuple(np.zeros(n, np.int32) for n in lengths)
+    first = np.append(np.arange(1, min(longest["most_sentences"] - others, most)), most)
+    sentences = (first, *(np.array([n]) for n in lengths[1:]))
   return Codes(text, np.zeros(grid, np.int32) if all(grid) else None, "the record with the longest caption",
-               objects=objects, questions=questions, pieces=tuple(np.zeros(sides, np.int32) for sides in pieces))
+               objects=objects, questions=questions, sentences=sentences,
+               pieces=tuple(np.zeros(sides, np.int32) for sides in pieces))

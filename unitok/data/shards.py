@@ -27,11 +27,13 @@ from unitok.objectives.codes import Codes
 MANIFEST = "manifest.json"
 COUNTS = ("records", "with_text", "with_image", "with_both", "with_objects", "with_questions", "with_pieces")
 PAIRS = ("objects", "questions")
-LONGEST = ("longest_text", "longest_name", "longest_question", "longest_answer", "most_objects")
+LONGEST = ("longest_text", "longest_name", "longest_question", "longest_answer", "most_objects", "longest_texts",
+           "most_sentences")
 EMPTY = {"source": {}, "fingerprints": {}, "finished": False, "next_index": 0, **dict.fromkeys(COUNTS, 0),
          **dict.fromkeys(LONGEST, 0), "grid": [0, 0], "grids": [], "longest_pieces": [], "shards": [], "skipped": []}
 """A manifest's fields. next_index: where in the source encoding goes on; longest_…: codes, the most; grid: the largest
-number of rows and of columns, grids: all there are; longest_pieces: the sides of the longest interleaved document's."""
+number of rows and of columns, grids: all there are; longest_texts: all captions of a record, and one between two;
+most_sentences: of a record's captions together; longest_pieces: the sides of the longest interleaved document's."""
 
 FIRST = EMPTY.keys() - {"with_objects", "with_questions", "with_pieces", "grids", "longest_pieces", *LONGEST[1:]}
 """Those that every version has written; the others are as in EMPTY where they are missing."""
@@ -51,13 +53,14 @@ def read_manifest(folder) -> dict:
 
 
 def pack(codes: Codes) -> bytes:
-  """A record: key, the picture's codes (shape, type, bytes), those of captions, objects and questions.
+  """A record: key, the picture's codes (shape, type, bytes), those of captions, objects and questions, sentences' ends.
 
   `unpack` is its inverse.
   """
   image = None if codes.image is None else [*codes.image.shape, *_small(codes.image)]
   more = {name: [[_small(one), _small(other)] for one, other in getattr(codes, name)] for name in PAIRS}
   more["pieces"] = [[*piece.shape, *_small(piece)] for piece in codes.pieces]
+  more["sentences"] = [_small(ends) for ends in codes.sentences]
   return msgpack.packb({"key": codes.key, "image": image, "text": [_small(text) for text in codes.text],
                         **{name: some for name, some in more.items() if some}})
 
@@ -69,7 +72,8 @@ def unpack(record: bytes) -> Codes:
     image = _large(*image[2:]).reshape(image[:2])
   more = {name: tuple((_large(*one), _large(*other)) for one, other in value.get(name, ())) for name in PAIRS}
   more["pieces"] = tuple(_large(*piece[-2:]).reshape(piece[:-2]) for piece in value.get("pieces", ()))
-  return Codes(tuple(_large(*text) for text in value["text"]), image, value["key"], **more)
+  several = lambda name: tuple(_large(*one) for one in value.get(name, ()))
+  return Codes(several("text"), image, value["key"], sentences=several("sentences"), **more)
 
 
 def _small(codes: np.ndarray) -> tuple[str, bytes]:
@@ -182,12 +186,14 @@ def encode_records(records: list[Record], text: TextModality, image: ImageModali
            for record in records] if image else []
   pictures = iter(_encode_pictures([one for some in shown for one in some], image, batch_size))
   for record in records:
-    captions = tuple(codes for codes in map(text.encode, record.captions) if codes.size)
+    captions = [(codes, said) for codes, said in zip(map(text.encode, record.captions), record.captions) if codes.size]
+    sentences = tuple(text.sentence_ends(said, codes) for codes, said in captions)
     objects = tuple((text.encode(name), location.encode(box)) for name, box in record.objects)
     questions = tuple((text.encode(question), text.encode(answer)) for question, answer in record.questions)
     codes = next(pictures) if image and record.image is not None else None
     pieces = tuple(text.encode(piece) if is_text(piece) else next(pictures) for piece in record.pieces) if image else ()
-    yield Codes(captions, codes, record.key, objects=objects, questions=questions, pieces=pieces)
+    yield Codes(tuple(codes for codes, _ in captions), codes, record.key, objects=objects, questions=questions,
+                pieces=pieces, sentences=sentences if any(len(ends) > 1 for ends in sentences) else ())
 
 
 def _encode_pictures(pixels: list[np.ndarray], image: ImageModality | None, batch_size: int) -> list[np.ndarray]:
@@ -239,7 +245,9 @@ class _Shard:
              "longest_name": [len(name) for one in codes for name, _ in one.objects],
              "longest_question": [len(asked) for one in codes for asked, _ in one.questions],
              "longest_answer": [len(answer) for one in codes for _, answer in one.questions],
-             "most_objects": [len(one.objects) for one in codes]}
+             "most_objects": [len(one.objects) for one in codes],
+             "longest_texts": [sum(map(len, one.text)) + len(one.text) - 1 for one in codes],
+             "most_sentences": [sum(map(len, one.sentences)) or len(one.text) for one in codes]}
     shapes = [self.changes["grid"], *(one.image.shape for one in codes if one.image is not None)]
     self.counts = {name: self.counts[name] + n for name, n in zip(COUNTS, more)}
     self.skipped += [{"where": b.where, "problem": b.problem, "remedy": b.remedy} for b in skipped]

@@ -5,6 +5,7 @@ the bytes, pieces follow. There is no dummy blank in front, so decode(a + b) = d
 between characters.
 """
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from unitok.files import write, write_json
 BYTES = 256
 BLANK = "\u2581"      # SentencePiece's own sign for a blank; in a text it is spelt in bytes
 MODEL, MANIFEST = "sentencepiece.model", "text_tokenizer.json"
+SENTENCE = re.compile(r"""\s*\S.*?(?:[.!?]["'”’)\]]*(?=\s)|[。！？][”’」』）]*|(?=\n)|\Z)""")
 RESERVED = "\u2585"   # a sentence with this one is dropped by SentencePiece's trainer
 
 
@@ -53,6 +55,22 @@ class TextModality:
     if bad.size:
       raise ValueError(f"text: code {bad[0]} is not in 0 .. {self.size - 1}; the codes are from another tokenizer")
     return self._pieces.decode((codes + 1).tolist())
+
+  def sentence_ends(self, text: str, codes: np.ndarray) -> np.ndarray:
+    """i32[m]: how many of a text's codes there are up to the end of each sentence, all of them last.
+
+    A sentence ends with . ! or ? before a blank, with 。！ or ？, or with its line; the blank belongs to the next. A
+    code that holds an end and more belongs to the sentence before it. "Yes! No." -> "Yes!" " No."
+    """
+    ends = np.cumsum([len(sentence.encode()) for sentence in SENTENCE.findall(text.rstrip())])[:-1]
+    inside = 1 + np.searchsorted(np.cumsum(self._bytes[codes]), ends)
+    return np.unique(np.append(inside, len(codes))).astype(np.int32)
+
+  @functools.cached_property
+  def _bytes(self) -> np.ndarray:
+    """i32[size]: the bytes of text that each code stands for."""
+    pieces = (self.piece(code).replace(BLANK, " ") for code in range(BYTES, self.size))
+    return np.array([1] * BYTES + [len(piece.encode()) for piece in pieces], np.int32)
 
   def piece(self, code: int) -> str:
     """For people: "▁red", "<0x0A>"."""

@@ -15,8 +15,9 @@ whole mask is fast while it fits)."""
 
 
 class Mask(NamedTuple):
-  """Who sees whom, written out: bool[b q k]."""
+  """Who sees whom, written out: bool[b q k], and f32[b k] (None: nothing) that is added to the scores of a key."""
   pairs: jax.Array
+  bias: jax.Array | None = None
 
 
 def look(rule: Rule, kind: str = "auto") -> Mask | Blocks | Fused:
@@ -38,17 +39,18 @@ def attend(q, k, v, seen: Mask | Blocks | Fused):
   Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over.
   """
   if isinstance(seen, Mask):
-    return attend_dense(q, k, v, seen.pairs)
+    return attend_dense(q, k, v, *seen)
   return over_rows(attend_blocks if isinstance(seen, Blocks) else attend_fused, (q, k, v), (2, 1, 1), seen)
 
 
-def attend_dense(q, k, v, mask):
-  """By a mask bool[b q k]."""
+def attend_dense(q, k, v, mask, bias=None):
+  """By a mask bool[b q k], and a bias f32[b k] of each key's scores."""
   b, n, h, d = q.shape
   groups, each = k.shape[1], h // k.shape[1]
   q = q.reshape(b, n, groups, each, d).transpose(0, 2, 3, 1, 4).reshape(b, groups, each * n, d)
   scores = jnp.einsum("bgqd,bgkd->bgqk", q, k, preferred_element_type=jnp.float32) * d**-0.5
-  scores = scores.reshape(b, groups, each, n, -1) + jnp.where(mask, 0.0, -1e30)[:, None, None]
+  shift = 0.0 if bias is None else bias[:, None]
+  scores = scores.reshape(b, groups, each, n, -1) + jnp.where(mask, shift, -1e30)[:, None, None]
   weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
   # divided after the product: fewer passes over [q k]
   share = mask.any(-1)[:, None, None] / weights.sum(-1)

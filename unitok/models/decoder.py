@@ -112,14 +112,15 @@ class Decoder(nnx.Module):
     zeros = lambda: tuple(jnp.zeros((rows, o.kv_heads, slots, o.width // o.heads), self.dtype) for _ in range(o.layers))
     return Cache(zeros(), zeros())
 
-  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at):
+  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None):
     """n more tokens at slots at .. at+n-1 -> (hidden [b n w], cache).
 
     cache_rule holds the integers of all slots [b slots]; those not yet written must not be visible
-    to these tokens by the rule, which holds for any document in its own order of computation.
+    to these tokens by the rule, which holds for any document in its own order of computation. bias f32[b slots] is
+    added to the attention scores of each slot in every layer.
     """
     written = jnp.arange(cache.keys[0].shape[2]) < at + ids.shape[1]
-    seen, turn = Mask(visible(rule, cache_rule) & written), self._turn(positions)
+    seen, turn = Mask(visible(rule, cache_rule) & written, bias), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
     x, keys, values = self.enter(ids, positions), [], []
     for n in range(self.options.layers):

@@ -12,7 +12,7 @@ from typing import Callable
 
 from unitok.config import Objectives
 from unitok.objectives.codes import Codes
-from unitok.objectives.glm import glm_document, glm_spans
+from unitok.objectives.glm import glm_document, glm_sentences, glm_spans
 from unitok.objectives.grounding import detect, layout, locate
 from unitok.objectives.image import image
 from unitok.objectives.image_to_text import image_to_text
@@ -37,6 +37,7 @@ OBJECTIVES: dict[str, Callable[..., list[Part]]] = {
     "prefix_lm": prefix_lm,
     "glm_spans": glm_spans,
     "glm_document": glm_document,
+    "glm_sentences": glm_sentences,
     "question": question,
     "detect": detect,
     "locate": locate,
@@ -55,6 +56,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "prefix_lm": ("text",),
     "glm_spans": ("text",),
     "glm_document": ("text",),
+    "glm_sentences": ("text",),
     "question": ("questions",),
     "detect": ("image", "objects"),
     "locate": ("image", "objects"),

@@ -17,6 +17,7 @@ class Codes(NamedTuple):
   objects: tuple[tuple[np.ndarray, np.ndarray], ...] = ()     # (name i32[n], box i32[4]: location codes) each
   questions: tuple[tuple[np.ndarray, np.ndarray], ...] = ()   # (question i32[n], answer i32[m]) each
   pieces: tuple[np.ndarray, ...] = ()    # of an interleaved document: texts i32[n] and pictures i32[h w], in any order
+  sentences: tuple[np.ndarray, ...] = ()   # where each caption's sentences end, its length last; (): each is one
 
 
 def control(name: str, loss_weight: float = 0.0, names: tuple[str, ...] = SPECIAL) -> Part:

@@ -11,8 +11,9 @@ the corrupted text and what was written before it, and ends with [eop], which is
     position 1       0       1    2     3    4       4    4        2    2  2
     position 2       0       0    0     0    0       1    2        1    2  3
 
-A picture, where the record has one, stands in front of half of the documents. To be drawn: each run of unknown codes
-(-1) is a blank of at most its length.
+Blanks are of random lengths ([mask]), whole sentences ([smask]) or all to the end ([gmask]). A picture, where the
+record has one, stands in front of half of the documents. To be drawn: each run of unknown codes (-1) of a text is a
+blank of at most its length.
 """
 import numpy as np
 
@@ -37,6 +38,29 @@ def glm_document(codes: Codes, rng: np.random.Generator, options: Objectives) ->
   text = one_caption(codes, rng)
   start = _unknown(text)[0][0] if (text < 0).any() else int(rng.integers(max(len(text), 1)))
   return [control("[glm_document]"), *_picture(codes, rng, options), *blanks(text, [(start, len(text))], "[gmask]")]
+
+
+def glm_sentences(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
+  """Whole sentences until `blank_share` of the tokens is covered; where there are two or more, one is left.
+
+  All of the record's texts stand behind one another, [sep] between two; `codes.sentences` says where each is cut.
+  """
+  starts = np.cumsum([0, *map(len, codes.text)]).tolist()
+  in_all = lambda runs: [(at + int(a), at + int(b)) for at, some in zip(starts, runs) for a, b in some if a < b]
+  cuts = codes.sentences or [[len(text)] for text in codes.text]
+  sentences = in_all(zip([0, *ends], ends) for ends in cuts)
+  spans = in_all(map(_unknown, codes.text)) or random_sentences(sentences, rng, options.blank_share)
+  rng.shuffle(spans)
+  text = blanks(np.concatenate(codes.text), spans, "[smask]", starts[1:-1])
+  return [control("[glm_sentences]"), *_picture(codes, rng, options), *text]
+
+
+def random_sentences(sentences: list[tuple[int, int]], rng: np.random.Generator, share: float) -> list[tuple[int, int]]:
+  """Some of them, evenly, until they have the share of the tokens; never all, but of a single one."""
+  order = rng.permutation(len(sentences))
+  covered = np.cumsum([sentences[n][1] - sentences[n][0] for n in order])
+  enough = 1 + int(np.searchsorted(covered, share * covered[-1])) if sentences else 0
+  return [sentences[n] for n in order[:min(enough, max(len(sentences) - 1, 1))]]
 
 
 def random_spans(length: int, rng: np.random.Generator, share: float, mean: float) -> list[tuple[int, int]]:
@@ -68,19 +92,21 @@ def _picture(codes: Codes, rng: np.random.Generator, options: Objectives) -> lis
   return shown(codes.image, options)
 
 
-def blanks(text: np.ndarray, spans: list[tuple[int, int]], mask: str, names: tuple[str, ...] = SPECIAL,
+def blanks(text: np.ndarray, spans: list[tuple[int, int]], mask: str, joins=(), names: tuple[str, ...] = SPECIAL,
            close: tuple[Part, ...] = ()) -> list[Part]:
-  """The corrupted text, which the control tokens `close` belong to, and its blanks in the order given."""
+  """The corrupted text, with [sep] at its joins, which the control tokens `close` belong to, and its blanks in the order
+  given."""
   parts, where, at, length = [], {}, 0, 0
-  for start, stop in sorted(spans):
-    parts += [Part("text", text[at:start]), control(mask, names=names)]
+  marks = [(start, stop, mask) for start, stop in spans] + [(join, join, "[sep]") for join in joins]
+  for start, stop, name in sorted(marks):
+    parts += [Part("text", text[at:start]), control(name, names=names)]
     length += start - at
-    where[start], at, length = length, stop, length + 1
+    where[start, stop], at, length = length, stop, length + 1
   parts = prompt(*parts, Part("text", text[at:]), *close)
   length += len(text) - at + len(close)
   for start, stop in spans:
     n = stop - start
-    positions = np.full((n + 1, AXES), where[start] - length, np.int32)   # the text's time has passed
+    positions = np.full((n + 1, AXES), where[start, stop] - length, np.int32)   # the text's time has passed
     positions[:, 1:] += np.arange(1, n + 2, dtype=np.int32)[:, None]
     parts += [control("[sop]", names=names)._replace(positions=positions[:1]),
               Part("text", text[start:stop], loss_weight=1.0, end="[eop]", positions=positions[1:], end_is_input=False)]

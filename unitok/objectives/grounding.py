@@ -12,14 +12,15 @@ from unitok.sequence import Part
 def detect(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   """[detect] [boi] codes [eoi], then box name [sep] of each object, in any order, and [eos].
 
-  To be drawn: the objects known so far in their order, then one with unknown codes.
+  To be drawn: the objects known so far in their order, then as many with unknown codes as there may be more; [eos] in
+  place of a box ends the list.
   """
   parts = [control("[detect]"), *shown(codes.image, options)]
   drawing = any((box < 0).any() or (name < 0).any() for name, box in codes.objects)
   order = range(len(codes.objects)) if drawing else rng.permutation(len(codes.objects))
   for n in order:
     name, box = codes.objects[n]
-    parts.append(Part("location", box, loss_weight=1.0))
+    parts.append(Part("location", box, loss_weight=1.0, optional=True))
     parts.append(Part("text", name, loss_weight=1.0, end="[sep]"))
   return parts if drawing else [*parts, control("[eos]", 1.0)]
 

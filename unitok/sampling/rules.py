@@ -47,6 +47,7 @@ def check(sampling: Sampling):
       ("top_k", sampling.top_k, ">= 0 (0 keeps all)", sampling.top_k >= 0),
       ("top_p", sampling.top_p, "in (0, 1]", 0 < sampling.top_p <= 1),
       ("passes", sampling.passes, ">= 0 (0 draws code by code)", sampling.passes >= 0),
-      ("guidance_scale", sampling.guidance_scale, "a number >= 0", 0 <= sampling.guidance_scale < math.inf)):
+      ("guidance_scale", sampling.guidance_scale, "a number >= 0", 0 <= sampling.guidance_scale < math.inf),
+      ("text_attention", sampling.text_attention, "a number >= 0", 0 <= sampling.text_attention < math.inf)):
     if not fits:
       raise ValueError(f"sampling.{name}: {value} must be {legal}")

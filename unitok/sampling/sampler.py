@@ -4,7 +4,8 @@ A document is an ordinary `sequence.build` of an objective's parts in which some
 what the first draw is from, is computed in one pass; then one loop goes through its further tokens, with keys and
 values cached. A pass computes a token, or, where a document asks for groups of codes at once, the codes drawn last and
 the placeholders that ask for the next. Only ids of the block asked for at a place can be drawn, and the control
-token that closes a text where it may.
+token that closes a text where it may. What a closed text had left is void, and what follows moves up; [eos] closes the
+document.
 """
 from typing import NamedTuple
 
@@ -28,8 +29,8 @@ class Rows(NamedTuple):
   ends: np.ndarray
   fills: np.ndarray           # column that takes what is drawn here; n: none does
   draws: np.ndarray           # number of the draw in its document
-  texts: np.ndarray           # number of the text that may end, whose next id is drawn here, or -1
-  filled: np.ndarray          # number of the text whose id this column takes, or -1
+  left: np.ndarray            # where the end is drawn here, the columns from `fills` up to before this one are void
+  advances: np.ndarray        # bool: time goes on by one with it
 
 
 def _up(n: int, step: int) -> int:
@@ -63,13 +64,19 @@ def in_groups(d: Sequence) -> bool:
   return bool((order[1:] == order[:-1]).any())
 
 
-def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], width: int, count: int) -> Rows:
+def rest_of(d: Sequence) -> np.ndarray:
+  """i32[l]: the first known token behind each."""
+  known = np.append(np.flatnonzero(d.inputs >= 0), d.length)
+  return known[np.searchsorted(known, np.arange(d.length), "right")]
+
+
+def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], width: int, count: int, eos: int) -> Rows:
   """Rows of `prefix + count * width` columns. The first token that is drawn from stands at column `prefix`."""
   n, b = prefix + count * width, len(documents)
   fill = lambda value: np.full((b, n), value, np.int32)
   out = Rows(ids=fill(0), positions=np.zeros((b, n, documents[0].positions.shape[1]), np.float32),
              rule=Rule(*(fill(PADDING[name]) for name in Rule._fields)), blocks=fill(-1), ends=fill(-1), fills=fill(n),
-             draws=fill(0), texts=fill(-1), filled=fill(-1))
+             draws=fill(0), left=fill(0), advances=fill(0).astype(bool))
   for row, (d, of) in enumerate(zip(documents, passes)):
     first = first_drawn(d)
     within = np.arange(len(of)) - np.searchsorted(of, of)         # place of a token in its pass
@@ -82,10 +89,8 @@ def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], wi
     out.ends[row, where] = np.where(drawn, d.ends, -1)
     out.fills[row, where] = np.where(drawn & (d.fills < d.length), where[np.minimum(d.fills, d.length - 1)], n)
     out.draws[row, where] = np.cumsum(drawn) - 1
-    text = np.where(drawn & (d.ends >= 0), np.cumsum(drawn & (d.inputs >= 0)), -1)   # begins behind a known token
-    out.texts[row, where] = text
-    filling = (text >= 0) & (d.fills < d.length)
-    out.filled[row, where[d.fills[filling]]] = text[filling]
+    out.left[row, where] = np.where(d.ends == eos, n, np.append(where, n)[rest_of(d)])
+    out.advances[row, where] = d.advances
   return out
 
 
@@ -94,6 +99,7 @@ class Sampler:
 
   def __init__(self, language, params, vocabulary: Vocabulary):
     self.language, self.params, self.vocabulary = language, params, vocabulary
+    self.blocks = [b.name for b in vocabulary.blocks]
     self.members = jnp.stack([vocabulary.allowed(b.name) for b in vocabulary.blocks]
                              + [jnp.zeros(vocabulary.size, bool)])       # the last row is block -1
     self._draw = jax.jit(self._draw_rows, static_argnames=("prefix", "width", "sampling"))
@@ -124,7 +130,7 @@ class Sampler:
     passes = [passes_of(d, together) for d in both]
     width = max(int(np.bincount(of).max()) for of in passes)
     prefix, steps = _up(max(map(first_drawn, both)), 16), _up(max(int(of[-1]) + 1 for of in passes), 8)
-    rows = lay_out(both, prefix, passes, width, steps)
+    rows = lay_out(both, prefix, passes, width, steps, self.vocabulary.special("[eos]"))
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
     drawn = np.asarray(self._draw(self.params, rows, numbers, jnp.uint32(seed), prefix=prefix, width=width,
                                   sampling=sampling))
@@ -133,7 +139,7 @@ class Sampler:
   def _draw_rows(self, params, rows: Rows, numbers, seed, *, prefix: int, width: int, sampling: Sampling):
     """i32[b n]: what was drawn at each column, -1 where nothing was.
 
-    A text that has ended leaves the rest of its columns empty: nobody sees them.
+    Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
     """
     model = self.language.model(params)
     all_rows, columns = rows.ids.shape
@@ -143,18 +149,37 @@ class Sampler:
     take = lambda x, at, n: jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, at, n, 1), x)
     flat = lambda x: x.reshape(-1, *x.shape[2:])
 
-    def extend(ids, alive, cache, at, n):
+    def extend(ids, positions, alive, cache, at, n):
       rule = Rule(*rows.rule)
       rule = rule._replace(segment_ids=rule.segment_ids * jnp.tile(alive, (repeats, 1)))
-      return model.extend(take(ids, at, n), take(rows.positions, at, n), take(rule, at, n), cache, rule, at)
+      return model.extend(take(ids, at, n), positions, take(rule, at, n), cache, rule, at, bias(ids))
+
+    def bias(ids):
+      """f32[b n] that text gets in a document whose picture is drawn (CogView2, 2204.14217), or None."""
+      if not sampling.text_attention:
+        return None
+      text, image = (self.blocks.index(name) for name in ("text", "image"))
+      drawn = (rows.blocks == image).any(1, keepdims=True)
+      return jnp.where(self.members[text][ids] & drawn, sampling.text_attention, 0.0)
+
+    def moved(at, alive):
+      """Positions of the columns from `at` on, moved up by what is void before them."""
+      before = jnp.arange(columns) < at + jnp.arange(width)[:, None]
+      void = ((jnp.tile(alive, (repeats, 1)) == 0) & rows.advances)[:, None] & before
+      return take(rows.positions, at, width) - void.sum(-1, dtype=jnp.int32, keepdims=True)
+
+    def following(at, alive):
+      """The first pass from `at` on with a column that is not void in every row."""
+      some = (rows.rule.segment_ids.reshape(repeats, count, -1) * alive > 0).any((0, 1)) & (jnp.arange(columns) >= at)
+      first = jnp.where(some.any(), jnp.argmax(some), columns)
+      return (first - (first - prefix) % width).astype(jnp.int32)
 
     def draw(at, hidden, ids, alive, drawn):
       """What the columns from `at` on ask for, given their last layer's output [b width w]."""
       logits = model.logits(flat(hidden)).reshape(all_rows, width, -1)
       if sampling.guidance_scale != 1.0:
         logits = rules.guide(logits[:count], logits[count:], sampling.guidance_scale)
-      block, end, number, text = (flat(take(x, at, width)[:count])
-                                  for x in (rows.blocks, rows.ends, rows.draws, rows.texts))
+      block, end, number = (flat(take(x, at, width)[:count]) for x in (rows.blocks, rows.ends, rows.draws))
       allowed = self.members[block] | ((jnp.arange(logits.shape[-1]) == end[:, None]) & (end >= 0)[:, None])
       allowed = allowed | (block < 0)[:, None]
       draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
@@ -165,10 +190,10 @@ class Sampler:
       drawn = jax.lax.dynamic_update_slice_in_dim(drawn, in_rows(jnp.where(here, choice, -1)), at, 1)
       where = jnp.where(both(here), take(rows.fills, at, width), columns)
       ids = ids.at[jnp.arange(all_rows)[:, None], where].set(both(choice), mode="drop")
-      ended = in_rows(jnp.where(here & (choice == end), text, -2))
-      later = jnp.arange(columns) > at + jnp.arange(width)[:, None]
-      over = ((rows.filled[:count, None] == ended[..., None]) & later).any(1)
-      return ids, jnp.where(over, 0, alive), drawn
+      first, last = (take(x, at, width)[:count, :, None] for x in (rows.fills, rows.left))
+      rest = (first <= jnp.arange(columns)) & (jnp.arange(columns) < last)
+      void = (rest & in_rows(here & (choice == end))[..., None]).any(1)
+      return ids, jnp.where(void, 0, alive), drawn
 
     def going(state):
       at, _, alive = state[:3]
@@ -176,11 +201,13 @@ class Sampler:
 
     def one(state):
       at, ids, alive, drawn, cache = state
-      hidden, cache = extend(ids, alive, cache, at, width)
-      return at + width, *draw(at, hidden, ids, alive, drawn), cache
+      hidden, cache = extend(ids, moved(at, alive), alive, cache, at, width)
+      ids, alive, drawn = draw(at, hidden, ids, alive, drawn)
+      return following(at + width, alive), ids, alive, drawn, cache
 
     start = (jnp.asarray(rows.ids), jnp.ones((count, columns), jnp.int32), jnp.full((count, columns), -1, jnp.int32))
-    hidden, cache = extend(*start[:2], model.empty_cache(all_rows, columns), 0, prefix + width)
+    known = rows.positions[:, :prefix + width]
+    hidden, cache = extend(start[0], known, start[1], model.empty_cache(all_rows, columns), 0, prefix + width)
     state = (jnp.int32(prefix + width), *draw(prefix, hidden[:, prefix:], *start), cache)
     return jax.lax.while_loop(going, one, state)[3]
 

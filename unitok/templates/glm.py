@@ -39,7 +39,7 @@ def spans(text: np.ndarray, blanked: Spans | None = None, mask: str = "[MASK]", 
     rng.shuffle(blanked)
   if any(not 0 <= start < stop <= len(text) for start, stop in blanked):
     raise ValueError(f"glm: spans {blanked}; each must be a start < stop within 0 .. {len(text)}, the text's length")
-  return [*prompt(_control("[CLS]")), *blanks(text, blanked, mask, VOCABULARY.controls, (_control(END),))]
+  return [*prompt(_control("[CLS]")), *blanks(text, blanked, mask, names=VOCABULARY.controls, close=(_control(END),))]
 
 
 def sentences(text: np.ndarray, blanked: Spans | None = None) -> list[Part]:
