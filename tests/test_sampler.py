@@ -11,6 +11,7 @@ from unitok import config as c
 from unitok.config import Sampling
 from unitok.models import decoder
 from unitok.models import rule as rules_of
+from unitok.models.attention import Mask
 from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes, control
 from unitok.objectives.glm import blanks
@@ -262,14 +263,15 @@ def test_a_list_of_objects_is_drawn_as_it_is_trained(spy):
 @functools.partial(jax.jit, static_argnums=0)
 def with_text_attention(language, params, batch, text):
   """The uncached model with bool[b l] `text` 1.4 nearer, by the softmax as it is written in books."""
-  def attend(q, k, v, mask):
+  def attend(q, k, v, seen):
+    mask = seen.pairs
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[1], 1) for x in (k, v))
     scores = jnp.einsum("bqhd,bhkd->bhqk", q, k) / jnp.sqrt(q.shape[-1]) + 1.4 * text[:, None, None]
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf), -1)
     return jnp.einsum("bhqk,bhkd->bqhd", jnp.where(mask[:, None], weights, 0), v)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(decoder, "attend", attend)
-    return language.model(params)(batch.inputs, batch.positions, attention.rule_of(batch))
+    return language.model(params)(batch.inputs, batch.positions, rules_of.rule_of(batch))
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -298,7 +300,7 @@ def test_text_attention(spy, together):
 def test_no_text_attention_is_plain(sampler, monkeypatch):
   """0 adds nothing anywhere; a bias of zeros gives the same bits."""
   biases, attend = [], decoder.attend
-  monkeypatch.setattr(decoder, "attend", lambda q, k, v, mask, bias=None: (biases.append(bias), attend(q, k, v, mask, bias))[1])
+  monkeypatch.setattr(decoder, "attend", lambda q, k, v, seen: (biases.append(seen.bias), attend(q, k, v, seen))[1])
   for text_attention in (0.0, 0.5):
     biases.clear()
     Sampler(sampler.language, sampler.params, V).draw([to_draw("text_to_image", 0)], Sampling(text_attention=text_attention), 0)
@@ -306,7 +308,7 @@ def test_no_text_attention_is_plain(sampler, monkeypatch):
   rng = np.random.default_rng(0)
   q, (k, v) = rng.normal(size=(2, 5, 4, 8)).astype(np.float32), rng.normal(size=(2, 2, 2, 7, 8)).astype(np.float32)
   mask = rng.random((2, 5, 7)) < 0.5
-  assert np.array_equal(attend(q, k, v, mask), attend(q, k, v, mask, jnp.zeros((2, 7))))
+  assert np.array_equal(attend(q, k, v, Mask(mask)), attend(q, k, v, Mask(mask, jnp.zeros((2, 7)))))
 
 
 def test_parallel_groups_are_drawn_in_as_many_passes(spy):
