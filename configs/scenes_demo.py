@@ -63,7 +63,7 @@ def get_config() -> Config:
                       ema_decay=0.995, log_every=100, save_every=6_000, sample_every=2_000)),
       decoder=Decoder(
           layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=104, unroll=4,
-          tasks=dict(text_to_image=0.44, image_to_text=0.37, infill=0.17, text=0.02),
+          tasks=dict(text_to_image=0.46, image_to_text=0.33, infill=0.19, text=0.02),
           loss_weights=dict(text_to_image=1.0, image_to_text=2.0, infill=1.0, text=1.0),
           train=Train(steps=8_000, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
                       ema_decay=0.98, log_every=25, save_every=1_000, sample_every=1_000)),

@@ -21,7 +21,7 @@ from unitok.sequence import FOREVER, PADDING, Batch, build, visible
 from unitok.steps import Language
 from unitok.vocab import make_vocabulary
 
-V = make_vocabulary({"text": 20, "image": 30, "location": 1024, "size": 8}, {})
+V = make_vocabulary({"text": 20, "image": 30, "location": 1024}, {})
 GRID, LIMIT, ROW = (3, 4), 7, 96
 GREEDY = Sampling(temperature=0.0)
 

@@ -130,8 +130,10 @@ class Model:
     if min(limit, name_limit) < 1:
       raise ValueError(f"{'limit' if limit < 1 else 'name_limit'}: {min(limit, name_limit)} must be at least 1")
     codes, row = self.image.encode(self._pictures(images)), self.config.decoder.row_length
-    most = min(limit, self._limit("image_to_text", row) // (4 + name_limit + 1))
-    if not most:
+    framing, (_, height, width) = self.config.decoder.objectives, codes.shape
+    picture = 3 + height * width + 2 * framing.size_tokens + height * framing.row_ends
+    most = min(limit, (row - picture) // (4 + name_limit + 1))
+    if most < 1:
       raise ValueError(f"name_limit: a picture and an object with a name of {name_limit} text codes do not fit into "
                        f"the {row} of a training row (decoder.row_length); lower it")
     unknown = (np.full(name_limit, -1, np.int32), np.full(4, -1, np.int32))
