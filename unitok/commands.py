@@ -57,7 +57,7 @@ def caption(o) -> Said:
 def detect(o) -> Said:
   images, _ = _pictures(o, "detect")
   model, data, start = _open(o)
-  sampling = _sampling(o, GREEDY)
+  sampling = _sampling(o, c.GREEDY)
   found = model.detect(images, sampling, o.seed, o.limit, o.name_limit, o.batch_size)
   objects = [[{"name": name, "box": [round(x, 4) for x in box]} for name, box in some] for some in found]
   data |= _drawn(o, sampling, start, [{"file": f, "objects": some} for f, some in zip(o.pictures, objects)])
