@@ -99,6 +99,7 @@ def test_caption(capsys, folder, files):
 def test_detect(capsys, tmp_path_factory, files):
   """An object a line: its file, its name, its box."""
   folder = small_run.made(tmp_path_factory, small_run.VERSATILE)
+  capsys.readouterr()      # what the stages said, where it was made just now
   asked = ["detect", "--model", str(folder), *files, "--temperature", "1", "--limit", "3", "--name-limit", "4"]
   said = call(capsys, *asked)
   assert [x["file"] for x in said["outputs"]] == files and said["sampling"]["temperature"] == 1
