@@ -335,6 +335,12 @@ class Config:
   """Also log to Weights & Biases (needs wandb)."""
 
 
+def check_size(size: tuple[int, ...], side: int, field: str, unit: str):
+  """ValueError naming the field unless `size` is a height and a width in pixels, whole multiples of `side` (`unit`)."""
+  if len(size) != 2 or min(size) < 1 or any(pixels % side for pixels in size):
+    raise ValueError(f"{field}: {' x '.join(map(str, size))} must be a height and a width, multiples of {unit}")
+
+
 DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds}
 IMAGE_TOKENIZERS: dict[str, type[ImageCodes]] = {"vq": ImageTokenizer, "pixels": Pixels}
 

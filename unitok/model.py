@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from unitok.checkpoint import read_config
-from unitok.config import GREEDY, Config, Sampling
+from unitok.config import GREEDY, Config, Sampling, check_size
 from unitok.data.record import Object
 from unitok.modalities.image import ImageModality
 from unitok.modalities.location import LocationModality
@@ -286,9 +286,7 @@ class Model:
     if size is None:
       return np.full(self.image.grid, -1, np.int32)
     side = self.image.downsampling
-    if len(size) != 2 or min(size) < side or size[0] % side or size[1] % side:
-      raise ValueError(f"size: {' x '.join(map(str, size))} must be a height and a width, multiples of the {side} pixels "
-                       "of a code")
+    check_size(size, side, "size", f"the {side} pixels of a code")
     return np.full((size[0] // side, size[1] // side), -1, np.int32)
 
   def _draw(self, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int,

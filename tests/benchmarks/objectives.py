@@ -38,6 +38,12 @@ FIGURES = {"text_to_image": ("text_to_image.accuracy",), "image_to_text": ("capt
            "locate": ("locate.found",), "layout": ("layout.accuracy",), "glm_spans": ("blanks.accuracy",),
            "interleaved": ("interleaved.accuracy",)}
 """Of each objective, its own first; the others have objectives.NAME, nats, where less is better."""
+
+
+def keys_of(name: str) -> tuple[str, ...]:
+  return FIGURES[name] if name in SPOKEN_FOR else (f"objectives.{name}",)
+
+
 PADDING = 0.05
 """Share of a row that is taken to be padding."""
 
@@ -97,7 +103,7 @@ def main():
   for name, (documents, length) in documents_of(config, options.workdir).items():
     if options.objectives and name not in options.objectives:
       continue
-    keys = FIGURES[name] if name in SPOKEN_FOR else (f"objectives.{name}",)
+    keys = keys_of(name)
     less = name not in SPOKEN_FOR
     found = [specialist(config, options.workdir, options.out, name, rate, documents, length) for rate in options.rates]
     best = (min if less else max)(found, key=lambda metrics: look_up(metrics, keys[0]))
@@ -109,8 +115,7 @@ def main():
                      "rate": options.rates[found.index(best)], "documents": round(documents)}
       print(f"{name:14s} {key:28s} one model {one:.3f}   specialist {other:.3f}   {'not worse' if fine else 'worse'}   "
             f"n {result[key]['n']}, {documents:.0f} documents, rate {result[key]['rate']:g}", flush=True)
-  first = [result[(FIGURES[name] if name in SPOKEN_FOR else (f"objectives.{name}",))[0]] for name in mixture(config.decoder)
-           if (FIGURES[name] if name in SPOKEN_FOR else (f"objectives.{name}",))[0] in result]
+  first = [result[keys_of(name)[0]] for name in mixture(config.decoder) if keys_of(name)[0] in result]
   print(json.dumps({"tasks_not_worse_share": float(np.mean([one["not_worse"] for one in first])), "figures": result}))
 
 

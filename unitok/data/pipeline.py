@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from unitok import config
-from unitok.data.shards import LONGEST, CodeShards
+from unitok.data.shards import LONGEST, CodeShards, most_tokens
 from unitok.objectives import NEEDS, OBJECTIVES, check, possible
 from unitok.objectives.codes import Codes
 from unitok.sequence import AXES, PADDING, Batch, build
@@ -140,7 +140,7 @@ class _Examples:
     self.longest = {name: max(m[name] for m in manifests) for name in LONGEST}
     self.grid = tuple(max(m["grid"][axis] for m in manifests) for axis in (0, 1))
     self.grids = sorted({tuple(grid) for m in manifests for grid in m["grids"]})
-    self.pieces = max((m["longest_pieces"] for m in manifests), key=lambda some: sum(math.prod(x) + 4 for x in some))
+    self.pieces = max((m["longest_pieces"] for m in manifests), key=most_tokens)
     self.ends = np.cumsum([len(one) for one in shards])
 
   def __len__(self) -> int:

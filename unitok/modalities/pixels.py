@@ -144,9 +144,7 @@ def check(options: c.Pixels, image_size: int, sizes: tuple[tuple[int, int], ...]
     raise ValueError(f"image_tokenizer.scale: {options.scale} does not divide data.image_size, {image_size}; take one "
                      f"of {', '.join(map(str, legal))}")
   for size in sizes:
-    if len(size) != 2 or min(size) < 1 or any(side % options.scale for side in size):
-      raise ValueError(f"data.sizes: {' x '.join(map(str, size))} must be a height and a width, multiples of "
-                       f"image_tokenizer.scale, {options.scale}")
+    c.check_size(size, options.scale, "data.sizes", f"image_tokenizer.scale, {options.scale}")
   if options.iterations < 1:
     raise ValueError(f"image_tokenizer.iterations: {options.iterations} must be at least 1; 30 are enough for most")
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from unitok.config import check_size
 from unitok.models.precision import FLOAT32, Precision, linear
 from unitok.models.quantizers import QUANTIZERS
 
@@ -118,9 +119,7 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
     raise ValueError(f"image_tokenizer.blocks: {options.blocks} must have one number a level of widths "
                      f"{options.widths}")
   for size in sizes:
-    if len(size) != 2 or min(size) < 1 or any(side % options.downsampling for side in size):
-      raise ValueError(f"data.sizes: {' x '.join(map(str, size))} must be a height and a width, multiples of the "
-                       f"tokenizer's {options.downsampling} pixels a code")
+    check_size(size, options.downsampling, "data.sizes", f"the tokenizer's {options.downsampling} pixels a code")
   if image_size % options.downsampling:
     raise ValueError(f"data.image_size: {image_size} is no multiple of the tokenizer's {options.downsampling} pixels a "
                      f"code; take {image_size // options.downsampling * options.downsampling or options.downsampling}")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from unitok.models.rule import NOTHING, Rule, visible
 
 SIZE = 128
-"""Tokens of a block. On a CPU 64 and 256 were slower (tests/benchmarks/attention.py)."""
+"""Tokens of a block."""
 
 
 class Blocks(NamedTuple):
