@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from unitok import config as c
 from unitok.models.attention import ATTENTION, attend, look
@@ -16,7 +17,8 @@ from unitok.optim import optimizer
 from unitok.sequence import Batch
 from unitok.steps import Language, decoder_state, decoder_step
 
-PLATFORMS = ("tpu", "cuda")
+CARDS = {"tpu": AbstractDevice("TPU v5e", 1, "tpu"), "cuda": AbstractDevice("NVIDIA H100", None, "gpu")}
+PLATFORMS = tuple(CARDS)
 OPTIONS = c.Decoder(layers=2, width=128, heads=2, kv_heads=1, hidden=128, grid_embedding=8, row_length=512,
                     train=c.Train(optimizer="muon"))
 BFLOAT16 = PRECISIONS["bfloat16"]
@@ -30,7 +32,9 @@ def rows(b: int, n: int):
 def exported(function, platform: str, *arguments) -> export.Exported:
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
   kernel = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")     # its form may change between versions
-  return export.export(jax.jit(function), platforms=[platform], disabled_checks=[kernel])(*shapes)
+  # from jax 0.11 a Triton kernel is made for a card that is named
+  with use_abstract_mesh(AbstractMesh((), (), abstract_device=CARDS[platform])):
+    return export.export(jax.jit(function), platforms=[platform], disabled_checks=[kernel])(*shapes)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
