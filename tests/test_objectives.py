@@ -143,7 +143,8 @@ def test_spans():
     firsts += [spans[0][0]]
     covered.append(sum(stop - start for start, stop in spans))
   assert min(covered) >= 30 and np.mean(covered) < 34
-  assert abs(np.mean(lengths) - (3 + np.exp(-3))) < 0.1 and max(lengths) <= 39   # a zero becomes one
+  assert abs(np.mean(lengths) - 3 / (1 - np.exp(-3))) < 0.1 and max(lengths) <= 39   # a zero is left out
+  assert abs(np.mean(np.array(lengths) == 1) - 3 * np.exp(-3) / (1 - np.exp(-3))) < 0.02
   assert 0 in firsts and max(firsts) > 40
   for length in range(12):       # short texts
     for seed in range(30):

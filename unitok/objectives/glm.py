@@ -15,6 +15,8 @@ Blanks are of random lengths ([mask]), whole sentences ([smask]) or all to the e
 record has one, stands in front of half of the documents. To be drawn: each run of unknown codes (-1) of a text is a
 blank of at most its length.
 """
+import functools
+
 import numpy as np
 
 from unitok.config import Objectives
@@ -65,12 +67,12 @@ def random_sentences(sentences: list[tuple[int, int]], rng: np.random.Generator,
 
 def random_spans(length: int, rng: np.random.Generator, share: float, mean: float) -> list[tuple[int, int]]:
   """[(start, stop)], in the order of the text, with at least one token between two; none in an empty text."""
-  lengths, wanted = [], share * length
+  lengths, wanted, poisson = [], share * length, cut_poisson(mean)
   while not lengths or sum(lengths) < wanted:
     room = length - sum(lengths) - len(lengths)   # a token before every blank but the first
     if room < 1:
       break
-    lengths.append(int(np.clip(rng.poisson(mean), 1, min(LONGEST, room))))
+    lengths.append(min(1 + int(rng.choice(LONGEST, p=poisson)), room))
   free = length - sum(lengths) - max(len(lengths) - 1, 0)
   gaps = np.diff(np.sort(rng.integers(0, free + 1, len(lengths))), prepend=0)
   spans, at = [], 0
@@ -79,6 +81,15 @@ def random_spans(length: int, rng: np.random.Generator, share: float, mean: floa
     spans.append((at, at + n))
     at += n + 1
   return spans
+
+
+@functools.cache
+def cut_poisson(mean: float) -> np.ndarray:
+  """f64[LONGEST]: the chances of lengths 1 .. LONGEST under a Poisson that is drawn anew where it is outside."""
+  lengths = np.arange(1, LONGEST + 1)
+  logs = lengths * np.log(mean) - np.cumsum(np.log(lengths))
+  chances = np.exp(logs - logs.max())
+  return chances / chances.sum()
 
 
 def _unknown(text: np.ndarray) -> list[tuple[int, int]]:
