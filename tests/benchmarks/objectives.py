@@ -4,34 +4,40 @@
     python -m tests.benchmarks.objectives --workdir runs/objectives --out runs/specialists
 
 Each specialist learns one objective alone: from the same tokenizers and codes, with the same decoder, with as many
-documents of it as the one model saw, and once for each of `--rates`, of which the one with the best figure counts (on the
-records that are reported, which favours the specialist). Then each one's figure on at least 1,000 validation cases stands
-beside the one model's; the one model is not worse where the difference lies within its 95 % interval or is in its favour.
-A specialist that is there already is not trained again. The last line is JSON.
+documents of it as the one model saw (counted in the packed rows of both), and once for each of `--rates`, of which the
+one with the best figure counts (on the records that are reported, which favours the specialist; "edge" where it is the
+lowest or highest tried). Where that would be less than LEAST steps, its batches are smaller. Then each one's figure on
+at least 1,000 validation cases stands beside the one model's; the one model is not worse where it is ahead, or behind by
+no more than the 95 % interval of the difference of two independent shares. A specialist that is there already is not
+trained again, so several processes may train some each (`--objectives`), and a last one gathers. The last line is JSON.
 """
-import argparse
 import dataclasses
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 import train.decoder
 from train.stage import open_workdir
 from unitok import config as c
 from unitok.checkpoint import read_config
-from unitok.data.pipeline import _Documents, _Examples, mixture
+from unitok.data.pipeline import batches, mixture, task_names
 from unitok.data.shards import CodeShards
 from unitok.evaluation import evaluate
 from unitok.evaluation.likelihood import SPOKEN_FOR
 from unitok.evaluation.statistics import look_up, plain
 from unitok.files import write_json
 from unitok.model import Model
-from unitok.objectives import possible
 from unitok.run import read_vocabulary, with_steps
 
+LEAST = 1_000
+"""Steps a specialist has at least, down to batches of one row."""
+COUNTED = 1_000
+"""Rows whose documents are counted."""
 FIGURES = {"text_to_image": ("text_to_image.accuracy",), "image_to_text": ("caption.exact_match",),
            "infill": ("infill.accuracy", "infill.accuracy_rectangles", "infill.accuracy_patches", "infill.accuracy_halves"),
            "parallel": ("parallel.accuracy",), "question": ("answers.accuracy", "answers.accuracy_open"),
@@ -44,40 +50,48 @@ def keys_of(name: str) -> tuple[str, ...]:
   return FIGURES[name] if name in SPOKEN_FOR else (f"objectives.{name}",)
 
 
-PADDING = 0.05
-"""Share of a row that is taken to be padding."""
+def documents_a_row(config: c.Config, workdir: Path) -> dict[str, float]:
+  """objective -> mean of its documents in a packed row of the mixture."""
+  decoder, vocabulary = config.decoder, read_vocabulary(workdir)
+  objective = np.array([list(mixture(decoder)).index(name.split("/")[0]) for name in task_names(decoder, vocabulary)])
+  rows = batches(CodeShards(workdir / "codes" / "train"), vocabulary, decoder, config.seed, batch_size=10)
+  counts = np.zeros(len(mixture(decoder)))
+  for _ in range(COUNTED // 10):
+    batch = next(rows)
+    for segments, tasks, weights in zip(batch.segment_ids, batch.tasks, batch.loss_weights):
+      found = np.unique(np.stack([segments, objective[tasks]])[:, weights > 0], axis=1)[1]
+      counts += np.bincount(found, minlength=len(counts))
+  rows.close()
+  return dict(zip(mixture(decoder), counts / COUNTED))
 
 
-def documents_of(config: c.Config, workdir: Path) -> dict[str, tuple[float, float]]:
-  """objective -> (documents the run saw, mean tokens of one)."""
-  decoder, weights = config.decoder, mixture(config.decoder)
-  shards, vocabulary = CodeShards(workdir / "codes" / "train"), read_vocabulary(workdir)
-  examples, build = _Examples([shards], vocabulary, weights), _Documents(vocabulary, decoder)
-  rng, lengths = np.random.default_rng(0), {}
-  for name in weights:
-    some = [examples[int(n)] for n in rng.integers(0, len(examples), 200)]
-    lengths[name] = float(np.mean([build.draw(name, one, rng).length for one in some if possible(name, one)]))
-  total = sum(weights.values())
-  mean = sum(weights[name] / total * lengths[name] for name in weights)
-  tokens = decoder.train.steps * decoder.train.batch_size * decoder.row_length * (1 - PADDING)
-  return {name: (tokens / mean * weights[name] / total, lengths[name]) for name in weights}
+def alone(config: c.Config, workdir: Path, name: str, rate: float, documents: float) -> c.Config:
+  """The config of a specialist that sees so many documents."""
+  decoder, tuned = dataclasses.replace(config.decoder, tasks={name: 1.0}), config.decoder.train
+  rows = documents / documents_a_row(dataclasses.replace(config, decoder=decoder), workdir)[name]
+  size = int(min(max(rows // LEAST, 1), tuned.batch_size))
+  steps = max(round(rows / size), 2)
+  tuned = dataclasses.replace(tuned, steps=steps, batch_size=size, learning_rate=rate, sample_every=10**9,
+                              warmup_steps=min(tuned.warmup_steps, steps // 10), save_every=10**9)
+  return dataclasses.replace(config, minutes=0.0, decoder=dataclasses.replace(decoder, train=tuned))
 
 
-def specialist(config: c.Config, workdir: Path, out: Path, name: str, rate: float, documents: float, length: float) -> dict:
-  """The metrics of one trained on `name` alone."""
-  folder = out / f"{name}-{rate:g}"
+def specialist(config: c.Config, workdir: Path, folder: Path) -> dict:
+  """The metrics of the run `config` in `folder`, from the tokenizers and codes of `workdir`; {} where it diverged."""
+  open_workdir(folder, config)
   if not (folder / "metrics.json").exists():
-    old = config.decoder
-    steps = max(round(documents * length / (old.train.batch_size * old.row_length * (1 - PADDING))), 50)
-    tuned = dataclasses.replace(old.train, steps=steps, learning_rate=rate, sample_every=10**9, save_every=10**9)
-    one = dataclasses.replace(config, minutes=0.0, decoder=dataclasses.replace(old, tasks={name: 1.0}, train=tuned))
-    open_workdir(folder, one)
     for part in ("text_tokenizer", "image_tokenizer", "codes"):
       if not (folder / part).exists():
-        shutil.copytree(workdir / part, folder / part)
+        shutil.copytree(workdir / part, folder / f"{part}.part", dirs_exist_ok=True)
+        (folder / f"{part}.part").rename(folder / part)
     shutil.copy(workdir / "vocab.json", folder / "vocab.json")
-    train.decoder.run(one, folder, on_sample=lambda *_: None)
-    write_json(folder / "metrics.json", plain(evaluate(Model.open(folder), print).metrics))
+    try:
+      train.decoder.run(config, folder, on_sample=lambda *_: None)
+      metrics = plain(evaluate(Model.open(folder), print).metrics)
+    except ValueError as error:
+      print(f"{folder}: {error}", flush=True)
+      metrics = {}
+    write_json(folder / "metrics.json", metrics)
   return json.loads((folder / "metrics.json").read_text())
 
 
@@ -91,33 +105,37 @@ def compared(key: str, ours: dict, theirs: dict, less_is_better: bool) -> tuple[
   return figures[0], figures[1], gain >= -math.hypot(*widths)
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--workdir", type=Path, required=True, help="the one model's run")
-  parser.add_argument("--out", type=Path, required=True, help="where the specialists go")
-  parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3, 8e-3], help="learning rates tried for each")
-  parser.add_argument("--objectives", nargs="*", help="these alone")
-  options = parser.parse_args()
-  config = with_steps(read_config(options.workdir), options.workdir)
-  ours, result = json.loads((options.workdir / "metrics.json").read_text()), {}
-  for name, (documents, length) in documents_of(config, options.workdir).items():
-    if options.objectives and name not in options.objectives:
-      continue
-    keys = keys_of(name)
-    less = name not in SPOKEN_FOR
-    found = [specialist(config, options.workdir, options.out, name, rate, documents, length) for rate in options.rates]
-    best = (min if less else max)(found, key=lambda metrics: look_up(metrics, keys[0]))
+def main(workdir: Path, out: Path, rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3), objectives: tuple[str, ...] = ()):
+  """workdir: the one model's run; out: where the specialists go; rates: learning rates tried for each; objectives:
+  these alone."""
+  config = with_steps(read_config(workdir), workdir)
+  ours, result, shares = json.loads((workdir / "metrics.json").read_text()), {}, documents_a_row(config, workdir)
+  rows = config.decoder.train.steps * config.decoder.train.batch_size
+  for name in objectives or mixture(config.decoder):
+    keys, less = keys_of(name), name not in SPOKEN_FOR
+    documents, found = rows * shares[name], {}
+    for rate in rates:
+      one = alone(config, workdir, name, rate, documents)
+      metrics = specialist(one, workdir, out / f"{name}-{rate:g}")
+      if look_up(metrics, keys[0]) is not None:
+        found[rate] = metrics
+    if look_up(ours, keys[0]) is None or not found:
+      sys.exit(f"{name}: no figure {keys[0]} in {workdir if found else f'any {out}/{name}-*'}/metrics.json; evaluate it")
+    best = (min if less else max)(found, key=lambda rate: look_up(found[rate], keys[0]))
+    edge = " (edge)" if best in (min(rates), max(rates)) else ""
     for key in keys:
       if look_up(ours, key) is None:
         continue
-      one, other, fine = compared(key, ours, best, less)
-      result[key] = {"one": one, "specialist": other, "not_worse": fine, "n": look_up(ours, f"{key}_n"),
-                     "rate": options.rates[found.index(best)], "documents": round(documents)}
-      print(f"{name:14s} {key:28s} one model {one:.3f}   specialist {other:.3f}   {'not worse' if fine else 'worse'}   "
-            f"n {result[key]['n']}, {documents:.0f} documents, rate {result[key]['rate']:g}", flush=True)
-  first = [result[keys_of(name)[0]] for name in mixture(config.decoder) if keys_of(name)[0] in result]
-  print(json.dumps({"tasks_not_worse_share": float(np.mean([one["not_worse"] for one in first])), "figures": result}))
+      mine, other, fine = compared(key, ours, found[best], less)
+      result[key] = {"one": mine, "specialist": other, "not_worse": fine, "n": look_up(ours, f"{key}_n"), "rate": best,
+                     "edge": bool(edge), "documents": round(documents),
+                     "all_rates": {f"{rate:g}": look_up(found[rate], key) for rate in found}}
+      print(f"{name:14s} {key:28s} one model {mine:.3f}   specialist {other:.3f}   {'not worse' if fine else 'worse'}   "
+            f"n {result[key]['n']}, {documents:.0f} documents, rate {best:g}{edge}", flush=True)
+  first = [result[keys_of(name)[0]] for name in objectives or mixture(config.decoder)]
+  print(json.dumps({"tasks_not_worse_share": float(np.mean([one["not_worse"] for one in first])), "tasks": len(first),
+                    "figures": result}))
 
 
 if __name__ == "__main__":
-  main()
+  tyro.cli(main, description=__doc__)
