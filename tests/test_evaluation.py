@@ -158,10 +158,10 @@ def test_every_objective_has_a_figure(versatile):
            "glm_document": "blanks.read_document"}.get(name, f"objectives.{name}")
     assert look_up(metrics, f"{key}_n") >= 30 and look_up(metrics, f"{key}_low") <= look_up(metrics, key), name
     assert (name in SPOKEN_FOR) == (not key.startswith("objectives."))
-  for key in ("layout.accuracy", "parallel.accuracy", "locate.found", "detect.pictures_right", "infill.accuracy_patches",
-              "infill.accuracy_rectangles"):
+  for key in ("layout.accuracy", "parallel.accuracy", "locate.found", "detect.found", "detect.pictures_right",
+              "infill.accuracy_patches", "infill.accuracy_rectangles"):
     assert look_up(metrics, key) == 1, key
-    assert look_up(spoilt, key) == pytest.approx(0.7, abs=0.02), key
+    assert look_up(spoilt, key) == pytest.approx(0.7, abs=0.05 if key == "detect.found" else 0.02), key
   assert metrics["interleaved"]["accuracy"] == metrics["interleaved"]["unchanged"] < 0.2
   assert all(metrics["objectives"][name] > 1 for name in ("text", "image", "prefix_lm"))     # nats of random weights
 
@@ -226,7 +226,8 @@ class Writes:
     return np.append(self.model.vocabulary.to_ids("text", said), special("[eop]"))
 
 
-@pytest.mark.parametrize("name, suffix", [("glm_spans", ""), ("glm_sentences", "_sentences"), ("glm_document", "_document")])
+@pytest.mark.parametrize("name, suffix", [("glm_spans", ""), ("glm_sentences", "_sentences"),
+                                          ("glm_document", "_document")])
 def test_blanks_that_err(versatile, name, suffix):
   """One who knows the captions, and leaves three of ten blanks empty."""
   val = load_examples(versatile.config, "val", 30)
@@ -235,7 +236,8 @@ def test_blanks_that_err(versatile, name, suffix):
     whole = val.captions[number][caption]
     assert whole.startswith(before) and whole.endswith(behind)
     return whole[len(before):len(whole) - len(behind)] if number % 10 >= 3 else ""
-  metrics = blanks(Context(dataclasses.replace(versatile, sampler=Writes(versatile, knows)), val, val), name).metrics["blanks"]
+  model = dataclasses.replace(versatile, sampler=Writes(versatile, knows))
+  metrics = blanks(Context(model, val, val), name).metrics["blanks"]
   assert metrics[f"accuracy{suffix}_n"] == 30 and metrics[f"accuracy{suffix}"] == pytest.approx(0.7)
   assert metrics[f"constant{suffix}"] < 0.3 and f"read{suffix}" not in metrics
 

@@ -41,7 +41,8 @@ def test_the_pages_show_what_is_printed(options, text):
   assert text == explained.printed(options), "what is printed has changed; renew the pages: python -m tests.explained"
 
 
-@pytest.mark.parametrize("wanted", [*(f"--objective {name}" for name in OBJECTIVES), *(f"--template {name}" for name in TEMPLATES)])
+@pytest.mark.parametrize("wanted", [*(f"--objective {name}" for name in OBJECTIVES),
+                                    *(f"--template {name}" for name in TEMPLATES)])
 def test_the_pages_show_all(wanted):
   """Every objective with some seed, every template's usual form."""
   assert any(options.partition(" --seed")[0] == wanted for options, _ in explained.shown()), f"no page shows {wanted}"

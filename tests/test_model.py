@@ -245,12 +245,13 @@ def test_the_form_that_fills(versatile, text, tasks, form):
   model = dataclasses.replace(only(versatile, *tasks), sampler=Spy())
   assert len(model.fill([text], limit=3)[0]) == text.count(None)
   parts = [np.full(3, -1, np.int32) if part is None else model.text.encode(part) for part in text]
-  wanted = build(OBJECTIVES[form](Codes((np.concatenate(parts),)), np.random.default_rng(0), Objectives()), model.vocabulary)
+  asked = OBJECTIVES[form](Codes((np.concatenate(parts),)), np.random.default_rng(0), Objectives())
+  wanted = build(asked, model.vocabulary)
   assert np.array_equal(seen[0].inputs, wanted.inputs) and seen[0].inputs[0] == model.vocabulary.special(f"[{form}]")
 
 
 def test_gaps_that_the_model_cannot_fill(versatile):
-  with pytest.raises(ValueError, match="text 1: this model fills one gap at the end of a text or gaps of whole sentences alone"):
+  with pytest.raises(ValueError, match="text 1: this model fills one gap at the end of a text or gaps of whole sent"):
     only(versatile, "glm_document", "glm_sentences").fill([["a", None], ["a", None, "b"]])
   with pytest.raises(ValueError, match="glm_spans: this model was not trained for it"):
     only(versatile, "text").fill([["a", None]])
@@ -260,9 +261,11 @@ def test_imagine(versatile, model):
   """Pictures of any size from nothing; the seed and the place in the list tell them apart, guidance changes nothing."""
   drawn = versatile.imagine(3, WARM, seed=2)
   assert drawn.shape == (3, 16, 16, 3) and len({one.tobytes() for one in drawn}) == 3
-  assert np.array_equal(drawn, versatile.imagine(3, dataclasses.replace(WARM, guidance_scale=3.0), seed=2, batch_size=2))
+  guided = dataclasses.replace(WARM, guidance_scale=3.0)
+  assert np.array_equal(drawn, versatile.imagine(3, guided, seed=2, batch_size=2))
   assert not np.array_equal(drawn, versatile.imagine(3, WARM, seed=3))
-  assert versatile.imagine(1, WARM, size=(8, 12)).shape == (1, 8, 12, 3) and versatile.imagine(0).shape == (0, 16, 16, 3)
+  assert versatile.imagine(1, WARM, size=(8, 12)).shape == (1, 8, 12, 3)
+  assert versatile.imagine(0).shape == (0, 16, 16, 3)
   with pytest.raises(ValueError, match="image: this model was not trained for it"):
     model.imagine(1)
   with pytest.raises(ValueError, match="count: -1 must be 0 or more"):
