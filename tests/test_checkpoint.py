@@ -128,8 +128,14 @@ def test_refuses_where_there_is_none(tmp_path):
     load_part(tmp_path, "extra", {})
   with pytest.raises(ValueError, match="is no run's folder"):
     read_config(tmp_path)
-  (tmp_path / "config.json").write_text("{")
-  with pytest.raises(ValueError, match="config.json: is not a run's config"):
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"data": 3}', '{"data": {"source": "scenes"}, "decoder": 3}',
+                                     '{"data": {"source": "scenes"}, "decoder": []}', '{"data": {"source": "scenes"}, "nix": 3}',
+                                     '{"data": {"source": "scenes", "image_size": "32"}}'])
+def test_refuses_what_is_no_config(tmp_path, content):
+  (tmp_path / "config.json").write_text(content)
+  with pytest.raises(ValueError, match="config.json: is not a run's config .*; restore it or train anew"):
     read_config(tmp_path)
 
 

@@ -69,6 +69,13 @@ def test_workdir(tmp_path):
     stage.open_workdir(tmp_path / "file", CONFIG)
 
 
+def test_workdir_of_a_config_with_sizes(tmp_path):
+  """The second command on a workdir is as welcome as the first."""
+  config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, sizes=((16, 32), (32, 16))))
+  for _ in range(2):
+    stage.open_workdir(tmp_path / "run", config)
+
+
 @pytest.mark.parametrize("error, code, says", [
     (ValueError("decoder.layers: 0\n  is too few"), 2, "unitok: decoder.layers: 0 is too few"),
     (KeyboardInterrupt(), 130, "unitok: stopped; the same command goes on"),

@@ -149,7 +149,7 @@ def read_config(workdir) -> Config:
     return from_json(json.loads(file.read_text()))
   except FileNotFoundError:
     raise ValueError(f"{workdir}: is no run's folder (no config.json); give the --workdir of a training") from None
-  except (json.JSONDecodeError, KeyError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f"{file}: is not a run's config ({error}); restore it or train anew") from None
 
 
