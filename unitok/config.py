@@ -341,6 +341,14 @@ def check_size(size: tuple[int, ...], side: int, field: str, unit: str):
     raise ValueError(f"{field}: {' x '.join(map(str, size))} must be a height and a width, multiples of {unit}")
 
 
+def check_train(train: Train, field: str):
+  """ValueError naming the field unless each number of steps, and of checkpoints, is one."""
+  for name in ("steps", "log_every", "save_every", "sample_every", "keep_last"):
+    if getattr(train, name) < 1:
+      never = f"; for never, give more than {field}.steps" if name.endswith("_every") else ""
+      raise ValueError(f"{field}.{name}: {getattr(train, name)} must be 1 or more{never}")
+
+
 DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds}
 IMAGE_TOKENIZERS: dict[str, type[ImageCodes]] = {"vq": ImageTokenizer, "pixels": Pixels}
 
