@@ -89,7 +89,6 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
         if step > first:
           if pending:
             settle(pending)
-          checkpoints.wait()   # until it is whole, the last one is not known to be there
           save(step)
           checkpoints.wait()
         raise
