@@ -17,6 +17,9 @@ from unitok.objectives import needed
 
 USAGE = "usage: python -m {module} --config FILE --workdir DIR [--FIELD VALUE …] [--debug]; --help lists the fields"
 
+MADE = ("text_tokenizer", "image_tokenizer", "codes", "decoder")
+"""Of a run's folder: what stages make that its config.json then belongs to."""
+
 
 def parse(argv: list[str], module: str = "train.STAGE") -> tuple[c.Config, str, bool]:
   """(config with its overrides, workdir, debug). ValueError where the command line or the config file is at fault."""
@@ -42,7 +45,7 @@ def parse(argv: list[str], module: str = "train.STAGE") -> tuple[c.Config, str, 
 
 
 def open_workdir(workdir, config: c.Config) -> epath.Path:
-  """The run's folder, with its config.json written the first time.
+  """The run's folder, with its config.json, which may change until something is made by it.
 
   As long as no decoder is trained there, fields of it may change that nothing made so far depends on.
   ValueError where a field is out of its range (see `check`), or the folder belongs to another config: it names the
@@ -53,7 +56,7 @@ def open_workdir(workdir, config: c.Config) -> epath.Path:
   path = workdir / "config.json"
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"{workdir}: is a file; name a folder with --workdir")
-  if not path.exists():
+  if not path.exists() or not any((workdir / name).exists() for name in MADE):
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(path, c.to_json(config))
     return workdir
@@ -76,9 +79,11 @@ def open_workdir(workdir, config: c.Config) -> epath.Path:
 
 
 def check(config: c.Config) -> None:
-  """ValueError for what would otherwise end a stage that hours of others may come before."""
+  """ValueError for a field that a later stage refuses: told now, not when the stages before it are through."""
   from unitok.data.pipeline import mixture   # they import jax
   from unitok.models import decoder
+  from unitok.run import kind_of
+  kind_of(config).check(config.image_tokenizer, config.data.image_size, config.data.sizes)
   mixture(config.decoder)
   decoder.check(config.decoder)
   for name in ("image_tokenizer", "decoder"):
