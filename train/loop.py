@@ -142,8 +142,8 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
       raise ValueError(f"minutes: {max(left, 0):.0f} s are left for the {stage}, a step takes {each:.2f} s; allow more "
                        "minutes, or set 0 for no limit")
     write_json(epath.Path(workdir) / STEPS, kept | {stage: steps})
-    print(f"{stage}: {1e3 * each:.0f} ms a step, so {steps} of {train.steps} steps fit into the {left:.0f} s left for it",
-          flush=True)
+    print(f"{stage}: {1e3 * each:.0f} ms a step, so {steps} of {train.steps} steps fit into the {left:.0f} s left for "
+          "it", flush=True)
 
 
 def seconds_a_step(state, step_fn: Callable, batches, mesh) -> tuple[float, float]:

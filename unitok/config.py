@@ -388,7 +388,7 @@ def _check_types(value: Any, where: str) -> None:
 
 
 def _fits(one: Any, kind: Any) -> bool:
-  """Is it of this type, and what is inside a tuple or dict of the types named there? A whole number does for a float."""
+  """Is it of this type, and what is in a tuple or dict of the types named there? A whole number does for a float."""
   origin, inside = typing.get_origin(kind), typing.get_args(kind)
   if origin is Literal:
     return one in inside
