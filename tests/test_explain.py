@@ -72,6 +72,9 @@ def test_png(tmp_path, capsys):
 def test_bad_input(capsys):
   assert cli.main(["explain", "--objective", "nonsense"]) == 2
   assert "objective 'nonsense': there is none of that name; legal: text_to_image" in capsys.readouterr().err
+  for argv in (("--objective", "text"), ("--template", "chameleon")):
+    assert cli.main(["explain", *argv, "--record", "3"]) == 2
+    assert "explain: --record 3 goes with --objective and --model" in capsys.readouterr().err
   codes, vocabulary, _ = explain.example()
   with pytest.raises(ValueError, match="objective 'question': the example lacks questions"):
     explain.document("question", codes._replace(questions=()), vocabulary)

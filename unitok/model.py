@@ -261,7 +261,7 @@ class Model:
 
   def _pictures(self, images) -> np.ndarray:
     images, data = np.asarray(images), self.config.data
-    sizes = {(data.image_size, data.image_size), *map(tuple, data.sizes)}
+    sizes = {(data.image_size, data.image_size), *data.sizes}
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1:3] not in sizes:
       legal = " or ".join(f"uint8[n {height} {width} 3]" for height, width in sorted(sizes))
       raise ValueError(f"images are {images.dtype}{list(images.shape)}, must be {legal}; unitok.data.pictures.square "
