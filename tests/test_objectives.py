@@ -153,6 +153,20 @@ def test_spans():
       assert all(a[1] < b[0] for a, b in zip(spans, spans[1:]))
 
 
+@pytest.mark.parametrize("name", ["glm_spans", "glm_sentences"])
+def test_order_of_blanks(name):
+  """Shuffled: of a text's two blanks either comes first, in training and where they are to be drawn."""
+  known, asked = np.arange(6, dtype=np.int32), np.array([-1, 1, -1, -1], np.int32)
+  both = Codes((known[:3], known[3:4], known[4:])) if name == "glm_sentences" else Codes((known,))
+  first = set()
+  for seed in range(20):
+    parts = lambda codes, options: OBJECTIVES[name](codes, np.random.default_rng(seed), options)
+    drawn, trained = ([part.codes for part in some if part.loss_weight]
+                      for some in (parts(Codes((asked,)), DRAWING), parts(both, Objectives(blank_share=0.6))))
+    first |= {("drawn", len(drawn[0]))} | ({("trained", trained[0][0] < trained[1][0])} if len(trained) == 2 else set())
+  assert first == {("drawn", 1), ("drawn", 2), ("trained", True), ("trained", False)}
+
+
 def test_sentences():
   """The fewest of a random order that have the share, one at least left; each is drawn as often as the others."""
   sentences, found = [(0, 4), (4, 5), (5, 25), (25, 30)], []

@@ -12,7 +12,7 @@ import numpy as np
 
 from unitok import config
 from unitok.data.shards import LONGEST, CodeShards, most_tokens
-from unitok.objectives import NEEDS, OBJECTIVES, check, possible
+from unitok.objectives import MOST_QUESTIONS, NEEDS, OBJECTIVES, check, possible
 from unitok.objectives.codes import Codes
 from unitok.sequence import AXES, PADDING, Batch, build
 from unitok.sequence import Sequence as Document
@@ -208,8 +208,8 @@ def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[in
   """Zeros of the largest form a record may have; nothing where there is none. longest, pieces: as a manifest has them."""
   zeros = lambda name: np.zeros(longest[name], np.int32)
   objects = ((zeros("longest_name"), np.zeros(4, np.int32)),) * longest["most_objects"]
-  # as many as an objective may take (Objectives.questions)
-  questions = ((zeros("longest_question"), zeros("longest_answer")),) * 16 if longest["longest_answer"] else ()
+  question = (zeros("longest_question"), zeros("longest_answer"))
+  questions = (question,) * MOST_QUESTIONS if longest["longest_answer"] else ()
   text, sentences = (), ()
   if most := longest["longest_text"]:
     # as few captions as have that many codes together; the first has all the sentences but one for each other
