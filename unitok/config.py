@@ -202,7 +202,8 @@ class Objectives:
   holes: dict[str, float] = field(default_factory=lambda: dict(rectangles=1.0, patches=0.0, halves=0.0))
   """infill: kind of hole -> its share. rectangles: one or two; patches: random squares; halves: all beyond a line."""
   hole_share: tuple[float, float] = (0.1, 0.9)
-  """infill: least and greatest share of the picture that patches and halves mask."""
+  """infill: least and greatest share of the picture that patches and halves mask. Rectangles do not heed it: their
+  sides are a quarter to three quarters of the picture's."""
   questions: int = 1
   """question: a document has from one to so many questions of its record, the later behind the earlier."""
   blank_share: float = 0.15
