@@ -17,7 +17,7 @@ def get_config() -> Config:
   return Config(
       name="scenes_pixels",
       minutes=9.7,
-      data=Scenes(image_size=36, train_examples=20_000, val_examples=1_000),
+      data=Scenes(image_size=36, train_examples=20_000, val_examples=1_000, counts=(0.15, 0.3, 0.55)),
       text=Text(vocab_size=404, split_by_whitespace=False, max_captions=4_000),
       image_tokenizer=Pixels(colours=512, scale=2),
       decoder=Decoder(
