@@ -99,7 +99,7 @@ def test_overfits_one_batch(kind):
 
 
 @pytest.mark.parametrize("options, size, message", [
-    (dict(quantizer=Quantizer(kind="vq")), 16, "quantizer.kind: 'vq' is unknown; one of l2"),
+    (dict(quantizer=Quantizer(kind="pq")), 16, "quantizer.kind: 'pq' is unknown; one of l2"),
     (dict(blocks=(1,)), 16, r"blocks: \(1,\) must have one number a level"),
     ({}, 18, "data.image_size: 18 .* take 16")])
 def test_check(options, size, message):

@@ -136,16 +136,26 @@ class Train:
 @dataclass(frozen=True)
 class Quantizer:
   kind: str = "l2"
-  """A name in QUANTIZERS: l2 (normalised low-dimensional codes), ema, fsq."""
+  """A name in QUANTIZERS: l2 (normalised low-dimensional codes), vq (plain), ema (running means), simvq (a frozen codebook
+  times a learned matrix), fsq (rounded levels), lfq and bsq (bits), ibq (softmax over all codes)."""
   codebook_size: int = 512
+  """Codes; lfq and bsq: a power of two."""
   code_dim: int = 8
+  """Numbers a code; lfq and bsq have one a bit, fsq one a level."""
   levels: tuple[int, ...] = (8, 8, 8)
   """fsq: levels a dimension; their product is the codebook."""
   commitment_weight: float = 0.25
+  entropy_weight: float = 0.05
+  """lfq, bsq, ibq: of (entropy of a position's code - entropy of the mean), nats."""
+  gradient: Literal["straight_through", "rotation"] = "straight_through"
+  """How l2, vq, ema, simvq and bsq pass the decoder's gradient to the encoder: as it is, or turned with the angle between
+  encoding and code (the rotation trick)."""
   decay: float = 0.99
   """Decay of the running code counts (and of ema's codebook)."""
   revive_below: float = 0.05
-  """A code used less than this share of a uniform code's use is put where the data is."""
+  """l2, vq, ema: a code used less than this share of a uniform code's use is dead and put elsewhere."""
+  revive: Literal["far", "split"] = "far"
+  """far: onto encodings far from any code; split: beside the most used codes."""
   revive_every: int = 20
   """Steps between revivals; 0 never."""
 
