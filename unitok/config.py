@@ -161,6 +161,32 @@ class Quantizer:
 
 
 @dataclass(frozen=True)
+class PictureLosses:
+  """What the image tokenizer's pictures are held to, pixels in [-1, 1]; 0 leaves a loss out."""
+  l1: float = 0.0
+  """Weight of the mean absolute error."""
+  l2: float = 1.0
+  """Weight of the mean squared error."""
+  edges: float = 0.0
+  """Weight of the mean absolute error of the differences between neighbours, at several scales."""
+  adversarial: float = 0.0
+  """Weight of a judge of patches that learns to tell the pictures from real ones (hinge loss), times a balance of the
+  gradients at the last layer (VQGAN); 0: no judge."""
+  judge_start: int = 20_000
+  """Step from which it learns and counts."""
+  judge_width: int = 64
+  judge_layers: int = 3
+  """Times it halves the picture; a judgement sees 70 pixels with 3, 34 with 2, 16 with 1."""
+  judge_learning_rate: float = 1e-4
+  lecam: float = 0.0
+  """Weight of LeCAM, which holds the judge back where the pictures are few."""
+  r1: float = 0.0
+  """Weight of the squared gradient of the judgement of real pictures (Mescheder 2018)."""
+  psnr_margin: float = 0.5
+  """Held-out dB lost since `judge_start` that the log warns of."""
+
+
+@dataclass(frozen=True)
 class ImageCodes:
   """What every kind of image tokenizer is. Its `downsampling` are pixels a code in each direction."""
 
@@ -177,6 +203,7 @@ class ImageTokenizer(ImageCodes):
   encoder_kernel: int = 3
   """Side of the encoder's convolutions; 1 makes every code depend on its own pixels alone."""
   quantizer: Quantizer = field(default_factory=Quantizer)
+  losses: PictureLosses = field(default_factory=PictureLosses)
   train: Train = field(default_factory=Train)
 
   @property

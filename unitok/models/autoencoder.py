@@ -8,6 +8,7 @@ from einops import rearrange
 from flax import nnx
 
 from unitok.config import check_size
+from unitok.models.adversary import least_side
 from unitok.models.precision import FLOAT32, Precision, linear
 from unitok.models.quantizers import QUANTIZERS
 
@@ -86,12 +87,17 @@ class Painter(nnx.Module):
                            zip(widths, (*widths[1:], 3), (*[2] * (len(widths) - 1), options.patch))])
 
   def __call__(self, z):
+    return self.paint(z)[0]
+
+  def paint(self, z):
+    """(the pixels, what the last layer makes them from: f32[b h/p w/p c])."""
     x = self.enter(z)
     for n, (blocks, leave) in enumerate(zip(self.levels, self.leave)):
       for block in blocks:
         x = block(x)
+      last = x
       x = depth_to_space(leave(x), self.patch if n == len(self.leave) - 1 else 2)
-    return x.astype(jnp.float32)
+    return x.astype(jnp.float32), last
 
 
 class Autoencoder(nnx.Module):
@@ -118,6 +124,10 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
   if len(options.blocks) != len(options.widths):
     raise ValueError(f"image_tokenizer.blocks: {options.blocks} must have one number a level of widths "
                      f"{options.widths}")
+  least = least_side(options.losses.judge_layers)
+  if options.losses.adversarial and image_size < least:
+    raise ValueError(f"image_tokenizer.losses.judge_layers: {options.losses.judge_layers} need pictures of {least} pixels a "
+                     "side or more; take fewer layers, or larger pictures")
   for size in sizes:
     check_size(size, options.downsampling, "data.sizes", f"the tokenizer's {options.downsampling} pixels a code")
   if image_size % options.downsampling:
