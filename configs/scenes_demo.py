@@ -74,5 +74,5 @@ def get_config() -> Config:
           train=Train(steps=8_000, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
                       ema_decay=0.98, log_every=25, save_every=1_000, sample_every=1_000)),
       sampling=Sampling(temperature=0.5, guidance_scale=1.5),
-      evaluation=Evaluation(examples=1_000, minutes=1.25, batch_size=512),
+      evaluation=Evaluation(examples=1_000, minutes=1.0, batch_size=512),
   )

@@ -1,4 +1,5 @@
 """Save at k, restore, go on = uninterrupted; parts alone; refusals in one line."""
+import errno
 import functools
 import json
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from train.image_tokenizer import Pictures, frozen_part
+from unitok import checkpoint
 from unitok import config as c
 from unitok.checkpoint import Checkpoints, load_meta, load_part, read_config
 from unitok.data.record import Record
@@ -93,6 +95,29 @@ def test_keeps_the_last(tmp_path):
     assert checkpoints.restore_latest(plain()).state.params["w"][0] == 3
 
 
+@pytest.mark.parametrize("error, what, remedy", [
+    (OSError(errno.ENOSPC, "No space left on device"), "the disk is full", "make room"),
+    (RuntimeError("write: Disk quota exceeded [122]"), "the disk is full", "make room"),
+    (PermissionError(errno.EACCES, "Permission denied"), r"\[Errno 13\] Permission denied", "check the folder and its rights")])
+@pytest.mark.parametrize("before", [None, 3])
+@pytest.mark.parametrize("then", ["wait", "save", "close"])
+def test_cannot_be_written(tmp_path, monkeypatch, capfd, error, what, remedy, before, then):
+  """One line, and nothing else on the screen, at the next call: what is whole is named, not what has just failed."""
+  checkpoints = Checkpoints(tmp_path, 2)
+  if before:
+    checkpoints.save(before, plain())
+    checkpoints.wait()
+
+  def fail():
+    raise error
+  monkeypatch.setattr(checkpoint, "_json_name", fail)
+  checkpoints.save(6, plain(2.0))
+  kept = f"step {before} is whole" if before else "none was written yet"
+  with pytest.raises(ValueError, match=f"^checkpoint {tmp_path}: could not be written, {what}; {kept}; {remedy} and run again$"):
+    {"wait": checkpoints.wait, "save": lambda: checkpoints.save(9, plain(3.0)), "close": checkpoints.close}[then]()
+  assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_part_without_the_optimizer(tmp_path):
   with Checkpoints(tmp_path, 2) as checkpoints:
     checkpoints.save(5, plain(2.0), meta={"vocabulary": "abc"})
@@ -128,8 +153,14 @@ def test_refuses_where_there_is_none(tmp_path):
     load_part(tmp_path, "extra", {})
   with pytest.raises(ValueError, match="is no run's folder"):
     read_config(tmp_path)
-  (tmp_path / "config.json").write_text("{")
-  with pytest.raises(ValueError, match="config.json: is not a run's config"):
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"data": 3}', '{"data": {"source": "scenes"}, "decoder": 3}',
+                                     '{"data": {"source": "scenes"}, "decoder": []}', '{"data": {"source": "scenes"}, "nix": 3}',
+                                     '{"data": {"source": "scenes", "image_size": "32"}}'])
+def test_refuses_what_is_no_config(tmp_path, content):
+  (tmp_path / "config.json").write_text(content)
+  with pytest.raises(ValueError, match="config.json: is not a run's config .*; restore it or train anew"):
     read_config(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """The `unitok` command: what it prints and writes, and how errors end."""
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_run
+from etils.epath import backend, gpath
 from PIL import Image
 
 from unitok import cli, commands
-from unitok.data import drawings
+from unitok.data import drawings, shards
+from unitok.data.shards import CodeShards as shards_of
 from unitok.data.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,6 +155,37 @@ def test_info(capsys, folder, tmp_path):
   assert said["decoder"] is said["codes"] is said["text_tokenizer"] is said["image_tokenizer"] is said["metrics"] is None
   assert cli.main(["info", str(tmp_path)]) == 0
   assert "decoder\tnot there yet" in capsys.readouterr().out.splitlines()
+  for damaged in ('{"parser": ', "3"):
+    (tmp_path / "metrics.json").write_text(damaged)
+    assert cli.main(["info", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'metrics.json'}: damaged; run python -m train.evaluate again" in capsys.readouterr().err
+
+
+class Bucket(backend._OsPathBackend):
+  """A folder where gs://bucket is asked for."""
+
+  def __init__(self, folder):
+    self.at = lambda path: os.fspath(path).replace("gs://bucket", str(folder))
+
+  def exists(self, path):
+    return super().exists(self.at(path))
+
+  def open(self, path, mode):
+    return super().open(self.at(path), mode)
+
+
+def test_a_run_in_a_bucket(capsys, folder, tmp_path, monkeypatch):
+  """Its files are asked for by the address that was given."""
+  stays = shutil.ignore_patterns("decoder", "image_tokenizer", "report")      # what Orbax reads
+  run = shutil.copytree(folder, tmp_path / "run", ignore=stays)
+  (run / "metrics.json").write_text('{"found": 1}')
+  monkeypatch.setattr(gpath.PosixGPath, "_backend", Bucket(tmp_path))
+  said = call(capsys, "info", "gs://bucket/run")
+  assert (said["metrics"], said["text_tokenizer"], said["codes"]["val"]) == ({"found": 1}, {"pieces": 300}, 9)
+  asked = []
+  monkeypatch.setattr(shards, "CodeShards", lambda place: asked.append(str(place)) or shards_of(run / "codes" / "val"))
+  call(capsys, "explain", "--objective", "text", "--model", "gs://bucket/run")
+  assert asked == ["gs://bucket/run/codes/val"]
 
 
 def test_validate(capsys, files, tmp_path):
@@ -199,6 +233,7 @@ def test_validate(capsys, files, tmp_path):
     (["infill", "--model", "RUN", "ONE", "--mask", "-1,4,2,2"], "--mask"),
     (["infill", "--model", "RUN", "ONE", "--mask", "4,4"], "--mask 4,4: no such file; give a picture file, or a box x,y,w,h"),
     (["infill", "--model", "RUN", "ONE", "--mask", "TWO"], "32 x 32 pixels, "),
+    (["infill", "--model", "RUN", "ONE", "--mask", "BAD"], "bad.png: is not a picture that can be read; give a picture file that"),
     (["infill", "--model", "RUN", "ONE", "--mask", "0,0,16,16"], "infill: mask 0 leaves none of the 16 codes"),
     (["detect", "--model", "RUN"], "detect: no pictures; give picture files"),
     (["detect", "--model", "RUN", "BAD"], "bad.png: is not a picture that can be read"),

@@ -12,7 +12,7 @@ from unitok.models.decoder import check
 from unitok.models.rule import Rule
 from unitok.optim import optimizer
 from unitok.sequence import Batch
-from unitok.steps import Language, decoder_state, decoder_step, embed_codes, gradient_products
+from unitok.steps import Language, decoder_state, decoder_step, know_codes, gradient_products
 from unitok.vocab import make_vocabulary
 
 OPTIONS = c.Decoder(layers=2, width=32, heads=4, kv_heads=2, hidden=48, grid_embedding=8)
@@ -75,22 +75,24 @@ def test_unrolled_layers_are_the_same():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), both(1), both(2))
 
 
-def test_embed_codes_puts_near_codes_near_and_leaves_the_rest():
+def test_know_codes_puts_near_codes_near_and_leaves_the_rest():
+  """Among the embeddings and among the head's columns."""
   vocabulary = make_vocabulary({"text": 10, "image": 16}, {})
   language = Language(OPTIONS, vocabulary.size, ())
   state = decoder_state(language, optimizer(c.Train()), jax.random.key(0))
-  before = np.asarray(state.params["embed"]["embedding"])
   vectors = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+  vectors[0] *= 2       # so that its own part is small beside it
   vectors[1] = vectors[0] + 0.01
   ids = vocabulary.block("image").table
-  after = embed_codes(state, ids, vectors, jax.random.key(1))
-  table = np.asarray(after.params["embed"]["embedding"])
+  after = know_codes(state, ids, vectors, jax.random.key(1))
   others = np.setdiff1d(np.arange(vocabulary.size), ids)
-  np.testing.assert_array_equal(table[others], before[others])
-  np.testing.assert_array_equal(table, after.extra["average"]["embed"]["embedding"])
-  assert table[ids].std() == pytest.approx(before[ids].std(), rel=0.2)
-  cosine = np.corrcoef(table[ids])
-  assert cosine[0, 1] > 0.6 > np.abs(cosine[0, 2:]).mean()
+  for table in (lambda params: np.asarray(params["embed"]["embedding"]), lambda params: np.asarray(params["head"]["kernel"].T)):
+    before, now = table(state.params), table(after.params)
+    np.testing.assert_array_equal(now[others], before[others])
+    np.testing.assert_array_equal(now, table(after.extra["average"]))
+    assert now[ids].std() == pytest.approx(before[ids].std(), rel=0.2)
+    cosine = np.corrcoef(now[ids])
+    assert cosine[0, 1] > 0.6 > np.abs(cosine[0, 2:]).mean()
 
 
 def test_gradients_of_tasks_add_up():

@@ -1,7 +1,7 @@
-"""`unitok explain`: what it prints is what the documents are, and the README shows just that."""
+"""`unitok explain`: what it prints is what the documents are, and the pages show just that."""
 import json
-from pathlib import Path
 
+import explained
 import numpy as np
 import pytest
 import small_run
@@ -10,8 +10,7 @@ from PIL import Image
 from unitok import cli, explain
 from unitok.objectives import OBJECTIVES
 from unitok.sequence import FOREVER
-
-README = Path(__file__).resolve().parents[1] / "README.md"
+from unitok.templates import TEMPLATES
 
 
 def said(capsys, *argv) -> str:
@@ -37,10 +36,16 @@ def test_every_objective(name, capsys):
   assert len(text.splitlines()) == document.length + 1 and lines[0]["token"] in text
 
 
-@pytest.mark.parametrize("argv", [("--objective", "infill", "--seed", "3"), ("--template", "chameleon")])
-def test_readme_shows_what_is_printed(argv, capsys):
-  shown = README.read_text().split(f"unitok explain {' '.join(argv)}\n")[1].split("```")[0]
-  assert shown == said(capsys, *argv)
+@pytest.mark.parametrize("options, text", explained.shown(), ids=[options for options, _ in explained.shown()])
+def test_the_pages_show_what_is_printed(options, text):
+  assert text == explained.printed(options), "what is printed has changed; renew the pages: python -m tests.explained"
+
+
+@pytest.mark.parametrize("wanted", [*(f"--objective {name}" for name in OBJECTIVES),
+                                    *(f"--template {name}" for name in TEMPLATES)])
+def test_the_pages_show_all(wanted):
+  """Every objective with some seed, every template's usual form."""
+  assert any(options.partition(" --seed")[0] == wanted for options, _ in explained.shown()), f"no page shows {wanted}"
 
 
 def test_a_record_of_a_run(tmp_path_factory, capsys):
@@ -67,6 +72,9 @@ def test_png(tmp_path, capsys):
 def test_bad_input(capsys):
   assert cli.main(["explain", "--objective", "nonsense"]) == 2
   assert "objective 'nonsense': there is none of that name; legal: text_to_image" in capsys.readouterr().err
+  for argv in (("--objective", "text"), ("--template", "chameleon")):
+    assert cli.main(["explain", *argv, "--record", "3"]) == 2
+    assert "explain: --record 3 goes with --objective and --model" in capsys.readouterr().err
   codes, vocabulary, _ = explain.example()
   with pytest.raises(ValueError, match="objective 'question': the example lacks questions"):
     explain.document("question", codes._replace(questions=()), vocabulary)

@@ -1,9 +1,11 @@
 """A file is there whole or as it was."""
 import json
+import os
 
 import pytest
 
 from unitok import files
+from unitok.errors import message
 
 
 def test_written_with_its_folder(tmp_path):
@@ -11,6 +13,16 @@ def test_written_with_its_folder(tmp_path):
   assert (tmp_path / "new" / "a.png").read_bytes() == b"\x00\xff"
   files.write_json(tmp_path / "a.json", {"grün": [1, None]})
   assert json.loads((tmp_path / "a.json").read_text()) == {"grün": [1, None]}
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+  """The system's own error at write or close has no name: that of the file, not of the one beside it, is told."""
+  path = tmp_path / "a.json"
+  (tmp_path / f".a.json.{os.getpid()}.new").symlink_to("/dev/full")
+  with pytest.raises(OSError, match="No space left") as told:
+    files.write_json(path, "new")
+  assert message(told.value).startswith(f"{path}: the disk is full;")
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("fails, error", [("write_bytes", OSError(28, "No space left on device")),

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from unitok.modalities.location import BINS, LocationModality, overlap
+from unitok.modalities.location import BINS, LocationModality, overlap, vectors
 
 LOCATION = LocationModality()
 
@@ -39,3 +39,11 @@ def test_overlap():
   assert overlap(one, (0.25, 0.25, 0.75, 0.75)) == pytest.approx(1 / 7)
   assert overlap(one, one) == pytest.approx(1) and overlap(one, (0.5, 0.5, 1, 1)) == 0
   assert overlap([one, one], [one, (0.5, 0, 1, 1)]).tolist() == pytest.approx([1, 0])
+
+
+def test_vectors_of_near_bins_are_near():
+  found = vectors()
+  cosine = np.corrcoef(found)
+  assert (cosine[np.arange(1023), np.arange(1, 1024)] > 0.98).all()
+  for step, most in ((50, 0.9), (200, 0.5)):
+    assert cosine[np.arange(1024 - step), np.arange(step, 1024)].mean() < most

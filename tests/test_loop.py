@@ -1,4 +1,5 @@
 """The loop: stopped and resumed = uninterrupted, signals, what is not finite, the lines it writes, batches of pictures."""
+import dataclasses
 import itertools
 import json
 import os
@@ -141,6 +142,59 @@ def test_crashed_and_resumed(tmp_path):
   assert batches.seen[0] == 5
   assert [(line["stage"], line["step"]) for line in lines(tmp_path)] == [
       ("model", 2), ("model", 4), ("other", 99), ("model", 6), ("model", 8), ("model", 10)]
+
+
+@pytest.mark.parametrize("met", [4, 6])
+def test_bad_record_met_on_the_way(tmp_path, met):
+  """What was learned before it stays; mended, the run ends as one that never met it."""
+  def bad():
+    raise BadRecord("6.png", "is truncated", "copy it again")
+  (tmp_path / "whole").mkdir()
+  want = go(tmp_path / "whole", Numbers())
+  for _ in range(2):      # the second time nothing new is learned
+    with pytest.raises(BadRecord, match="6.png: is truncated"):
+      go(tmp_path, Numbers({met: bad}))
+    assert Checkpoints(tmp_path / "model").latest() == met
+  batches = Numbers()
+  got = go(tmp_path, batches)
+  assert batches.seen == list(range(met + 1, 11))
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8, 10]
+
+
+def test_bad_record_met_at_once(tmp_path):
+  """No checkpoint of weights that have learned nothing."""
+  def bad():
+    raise BadRecord("0.png", "is truncated", "copy it again")
+  with pytest.raises(BadRecord):
+    go(tmp_path, Numbers({0: bad}))
+  assert Checkpoints(tmp_path / "model").latest() is None
+
+
+def test_bad_picture_met_on_the_way(tmp_path):
+  """With the tokenizer's own batches: the bad picture put right, the weights are those of a run without it."""
+  def mean(state, pictures, key):
+    return step_fn(state, pictures.astype(np.float32).mean((1, 2, 3)), key)
+
+  def train(folder, source):
+    pictures = Pictures(source, 4, 2, seed=0)
+    try:
+      return go(folder, pictures, step_fn=mean)
+    finally:
+      pictures.close()
+  (tmp_path / "whole").mkdir()
+  want = train(tmp_path / "whole", Source())
+  last = Pictures(Source(), 4, 2, seed=0).indices(5)[-1]      # the last of the first epoch's
+  with pytest.raises(BadRecord, match=f"{last}.png"):
+    train(tmp_path, Source(bad=(last,)))
+  assert Checkpoints(tmp_path / "model").latest() == 5
+  jax.tree.map(np.testing.assert_array_equal, train(tmp_path, Source()), want)
+
+
+@pytest.mark.parametrize("name", ["steps", "log_every", "save_every", "sample_every"])
+def test_numbers_of_steps(tmp_path, name):
+  with pytest.raises(ValueError, match=f"model.train.{name}: 0 must be 1 or more"):
+    go(tmp_path, Numbers(), dataclasses.replace(TRAIN, **{name: 0}))
 
 
 def test_lines_are_means_of_the_interval(tmp_path):

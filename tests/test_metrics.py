@@ -1,11 +1,15 @@
-"""Means, and TensorBoard's events: what is written can be read, what a killed run wrote too much is hidden."""
+"""Means; what is written for TensorBoard can be read, and what a killed run wrote too much is hidden; a full disk."""
+import json
 import struct
+import sys
 import time
+import types
 
 import pytest
 
 from unitok import config as c
-from unitok.metrics import Mean, open_writers
+from unitok.errors import message
+from unitok.metrics import JsonlWriter, Mean, open_writers
 
 
 def test_means_merge():
@@ -29,6 +33,32 @@ def shown(folder) -> dict[str, dict[int, float]]:
       for value in event.summary.value:
         found.setdefault(value.tag, {})[event.step] = value.simple_value
   return found
+
+
+def test_jsonl_on_a_full_disk():
+  """The error names the file, which the system's own does not."""
+  with pytest.raises(OSError, match="No space left") as told:
+    JsonlWriter("/dev/full", "decoder").write(1, {"loss": 1.0})
+  assert message(told.value).startswith("/dev/full: the disk is full;")
+
+
+def test_wandb(tmp_path, monkeypatch):
+  """A run for each start of a stage, the stages of one config side by side; its lines, then its end."""
+  said = []
+
+  def init(**options):
+    said.append(options)
+    return types.SimpleNamespace(log=lambda values, step: said.append((step, values)), finish=lambda: said.append("end"))
+  monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+  config = c.Config(name="demo", wandb=True)
+  writer = open_writers(config, tmp_path, "decoder")
+  writer.resume(3)
+  writer.write(4, {"loss": 0.5, "loss/text/text": 2.0})
+  writer.close()
+  assert said == [dict(project="unitok", name="demo-decoder", group="demo", dir=str(tmp_path), config=c.to_json(config),
+                       reinit="create_new"), (4, {"loss": 0.5, "loss/text/text": 2.0}), "end"]
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert lines == [{"stage": "decoder", "step": 4, "loss": 0.5, "loss/text/text": 2.0}]
 
 
 @pytest.mark.parametrize("kept", [0, 2])

@@ -8,11 +8,12 @@ import pytest
 import small_run
 from PIL import Image
 
-from unitok.config import Sampling
+from unitok.config import Objectives, Sampling
 from unitok.data.record import Object
 from unitok.data.sources import open_source
 from unitok.model import Model, erase, hole_of
-from unitok.objectives.codes import control
+from unitok.objectives import OBJECTIVES
+from unitok.objectives.codes import Codes, control
 from unitok.objectives.glm import blanks
 from unitok.run import read_vocabulary
 from unitok.sequence import build
@@ -214,6 +215,61 @@ def test_fill(versatile):
   for bad in (["a"], [None, "", None], []):
     with pytest.raises(ValueError, match="text 0: give a list of texts and gaps"):
       versatile.fill([bad])
+
+
+def only(model, *tasks: str):
+  """The model as if it had been trained for these alone."""
+  decoder = dataclasses.replace(model.config.decoder, tasks=dict.fromkeys(tasks, 1.0))
+  return dataclasses.replace(model, config=dataclasses.replace(model.config, decoder=decoder))
+
+
+BLANKS = ("glm_spans", "glm_sentences", "glm_document")
+
+
+@pytest.mark.parametrize("text, tasks, form", [
+    (["a small ", None], BLANKS, "glm_document"), (["a small ", None, ""], BLANKS, "glm_document"),
+    (["A ring.", None], BLANKS, "glm_document"), (["A ring.", None], BLANKS[:2], "glm_sentences"),
+    ([None], BLANKS[:2], "glm_sentences"), (["A ring.", None, " A bar."], BLANKS, "glm_sentences"),
+    (["A ring. ", None, "\nblue"], BLANKS, "glm_sentences"), ([None, " A bar. ", None], BLANKS, "glm_sentences"),
+    (["A ring.", None, "A bar."], BLANKS, "glm_spans"), (["A ", None, "."], BLANKS, "glm_spans"),
+    (["A ring.", None, " and ", None], BLANKS, "glm_spans"), (["a small ", None], BLANKS[:1], "glm_spans")])
+def test_the_form_that_fills(versatile, text, tasks, form):
+  """The end of a text, whole sentences, or spans, as far as the model was trained for them; a text comes back for each
+  gap, and the document is the objective's own."""
+  seen = []
+
+  class Spy:
+    def draw(self, documents, *some, **options):
+      seen.extend(documents)
+      return versatile.sampler.draw(documents, *some, **options)
+  model = dataclasses.replace(only(versatile, *tasks), sampler=Spy())
+  assert len(model.fill([text], limit=3)[0]) == text.count(None)
+  parts = [np.full(3, -1, np.int32) if part is None else model.text.encode(part) for part in text]
+  asked = OBJECTIVES[form](Codes((np.concatenate(parts),)), np.random.default_rng(0), Objectives())
+  wanted = build(asked, model.vocabulary)
+  assert np.array_equal(seen[0].inputs, wanted.inputs) and seen[0].inputs[0] == model.vocabulary.special(f"[{form}]")
+
+
+def test_gaps_that_the_model_cannot_fill(versatile):
+  with pytest.raises(ValueError, match="text 1: this model fills one gap at the end of a text or gaps of whole sent"):
+    only(versatile, "glm_document", "glm_sentences").fill([["a", None], ["a", None, "b"]])
+  with pytest.raises(ValueError, match="glm_spans: this model was not trained for it"):
+    only(versatile, "text").fill([["a", None]])
+
+
+def test_imagine(versatile, model):
+  """Pictures of any size from nothing; the seed and the place in the list tell them apart, guidance changes nothing."""
+  drawn = versatile.imagine(3, WARM, seed=2)
+  assert drawn.shape == (3, 16, 16, 3) and len({one.tobytes() for one in drawn}) == 3
+  guided = dataclasses.replace(WARM, guidance_scale=3.0)
+  assert np.array_equal(drawn, versatile.imagine(3, guided, seed=2, batch_size=2))
+  assert not np.array_equal(drawn, versatile.imagine(3, WARM, seed=3))
+  assert versatile.imagine(1, WARM, size=(8, 12)).shape == (1, 8, 12, 3)
+  assert versatile.imagine(0).shape == (0, 16, 16, 3)
+  with pytest.raises(ValueError, match="image: this model was not trained for it"):
+    model.imagine(1)
+  with pytest.raises(ValueError, match="count: -1 must be 0 or more"):
+    versatile.imagine(-1)
 
 
 def test_spans_of_a_text(versatile):

@@ -1,5 +1,9 @@
 """The notebook runs top to bottom, with pictures in every section, and is committed without outputs."""
+import importlib.metadata
+import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -29,6 +33,38 @@ def test_form(path):
       assert not cell.outputs and cell.execution_count is None, f"{path.name}: has outputs; clear them"
       assert not re.search(r"^\s*[!%]", cell.source, re.M), f"{path.name}: shell and magic lines are out: {cell.source[:80]}"
   assert all(len(re.findall(rf"^{name} = ", parameters(notebook).source, re.M)) == 1 for name in (*SHORT, "WORKDIR"))
+
+
+@pytest.fixture
+def set_up(tmp_path, monkeypatch):
+  """set_up(notebook, REPOSITORY) -> the programs that its first cell starts, outside a checkout and without the project."""
+  started = []
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", [*sys.path])
+  monkeypatch.setitem(sys.modules, "train.pipeline", None)      # importing it is a ModuleNotFoundError
+  monkeypatch.setattr(subprocess, "run", lambda words, check: started.append(words))
+
+  def run(notebook, repository):
+    started.clear()
+    source = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    field = re.compile(r'^REPOSITORY = ""(?=  # @param \{type:"string"\}$)', re.M)
+    assert len(field.findall(source)) == 1, "Colab shows it as a field to fill in"
+    exec(compile(field.sub(f"REPOSITORY = {repository!r}", source), "set-up", "exec"), {})
+    return started
+  return run
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_set_up_outside_a_checkout(path, set_up, tmp_path, monkeypatch):
+  """What is cloned and installed; a jax that is there is asked for in its own version."""
+  with pytest.raises(ValueError, match="REPOSITORY is empty, and this notebook is in no checkout; give what to clone"):
+    set_up(read(path), "")
+  clone = ["git", "clone", "--depth", "1", "https://example.org/x.git", str(tmp_path / "unitok")]
+  install = [sys.executable, "-m", "pip", "install", "--quiet", "-e", str(tmp_path / "unitok")]
+  kept = [f"{name}=={importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
+  assert set_up(read(path), "https://example.org/x.git") == [clone, [*install, *kept]]
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  assert set_up(read(path), "https://example.org/x.git") == [clone, install]
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from unitok.config import Objectives
-from unitok.objectives import DRAWING, NEEDS, OBJECTIVES, possible
+from unitok.objectives import DRAWING, NEEDS, OBJECTIVES, drawing, possible
 from unitok.objectives.codes import Codes
 from unitok.objectives.glm import random_sentences, random_spans
 from unitok.objectives.infill import HOLES
@@ -16,11 +16,13 @@ V = make_vocabulary({"text": 100, "image": 1000, "location": 1024, "size": 32}, 
 
 def distinct_codes(rng, grid=(4, 5), length=6):
   """Every code occurs once, so that a target can be found among the inputs."""
-  picture = rng.permutation(1000)[:grid[0] * grid[1]].reshape(grid).astype(np.int32)
+  cells = rng.permutation(1000).astype(np.int32)
+  picture = cells[:grid[0] * grid[1]].reshape(grid)
   words, bins = rng.permutation(100).astype(np.int32), rng.permutation(1024).astype(np.int32)
   objects = tuple((words[20 + 3 * n:23 + 3 * n], bins[4 * n:4 * n + 4]) for n in range(3))
-  pieces = (words[60:63], picture[:2], words[70:75], picture[2:, :3])
-  return Codes((words[:length],), picture, objects=objects, questions=((words[40:45], words[50:52]),), pieces=pieces)
+  questions = (words[40:45], words[50:52]), (words[46:49], words[55:58])
+  pieces = (words[60:63], cells[500:510].reshape(2, 5), words[70:75], cells[600:606].reshape(3, 2))
+  return Codes((words[:length], words[10:13]), picture, objects=objects, questions=questions, pieces=pieces)
 
 
 SETTINGS = {"plain": Objectives(), "framed": Objectives(size_tokens=True, row_ends=True, training_grid=3)}
@@ -65,6 +67,40 @@ def test_what_a_placeholder_asks_for_stands_at_its_own_position(name):
   for i in np.flatnonzero(s.inputs == V.special("[place]")):
     own = np.flatnonzero(s.inputs == s.targets[i])
     assert all(np.array_equal(s.positions[i], s.positions[j]) for j in own)
+
+
+def read_back(s) -> list[tuple[str, int]]:
+  """(block, code) of all but control tokens and sizes, in the order of their positions; what is predicted and never an
+  input stands where its placeholder does, or right behind its predictor."""
+  tokens = [(*where, 0, id) for where, id in zip(s.positions.tolist(), s.inputs.tolist())]
+  tokens += [(*s.positions[i].tolist(), 1, int(s.targets[i])) for i in np.flatnonzero(s.loss_weights)
+             if s.targets[i] not in s.inputs]
+  blocks = [(block, id) for *_, id in sorted(tokens) for block in ("text", "image", "location") if V.allowed(block)[id]]
+  return [(block, int(V.to_codes(block, [id])[0])) for block, id in blocks]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_document_reads_back_as_its_codes(name, settings):
+  """Ordered by position it is captions, pictures, names and boxes of the record, each whole, and nothing else; of what
+  the objective needs there is all that it takes."""
+  takes = {"text": 1, "image": 1, "objects": 3 * 2, "questions": 2, "pieces": 4}
+  takes |= {"locate": {"objects": 2}, "glm_sentences": {"text": 2}}.get(name, {})
+  for seed in range(20):
+    rng = np.random.default_rng(seed)
+    codes = distinct_codes(rng)
+    arrays = [("text", "text", one) for one in codes.text] + [("image", "image", codes.image)]
+    arrays += [("objects", block, one) for pair in codes.objects for block, one in zip(("text", "location"), pair)]
+    arrays += [("questions", "text", one) for pair in codes.questions for one in pair]
+    arrays += [("pieces", "image" if one.ndim == 2 else "text", one) for one in codes.pieces]
+    wholes = {(block, int(one.flat[0])): (kind, [(block, code) for code in one.ravel().tolist()])
+              for kind, block, one in arrays}
+    left, kinds = read_back(build(OBJECTIVES[name](codes, rng, drawing(SETTINGS[settings])), V)), []
+    while left:
+      kind, whole = wholes.pop(left[0])
+      assert left[:len(whole)] == whole, (name, seed, kind)
+      left, kinds = left[len(whole):], [*kinds, kind]
+    assert all(kinds.count(kind) == takes[kind] for kind in NEEDS[name])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -151,6 +187,20 @@ def test_spans():
       spans = random_spans(length, np.random.default_rng(seed), 0.9, 3.0)
       assert bool(spans) == (length > 0) and all(0 <= a < b <= length for a, b in spans)
       assert all(a[1] < b[0] for a, b in zip(spans, spans[1:]))
+
+
+@pytest.mark.parametrize("name", ["glm_spans", "glm_sentences"])
+def test_order_of_blanks(name):
+  """Shuffled: of a text's two blanks either comes first, in training and where they are to be drawn."""
+  known, asked = np.arange(6, dtype=np.int32), np.array([-1, 1, -1, -1], np.int32)
+  both = Codes((known[:3], known[3:4], known[4:])) if name == "glm_sentences" else Codes((known,))
+  first = set()
+  for seed in range(20):
+    parts = lambda codes, options: OBJECTIVES[name](codes, np.random.default_rng(seed), options)
+    drawn, trained = ([part.codes for part in some if part.loss_weight]
+                      for some in (parts(Codes((asked,)), DRAWING), parts(both, Objectives(blank_share=0.6))))
+    first |= {("drawn", len(drawn[0]))} | ({("trained", trained[0][0] < trained[1][0])} if len(trained) == 2 else set())
+  assert first == {("drawn", 1), ("drawn", 2), ("trained", True), ("trained", False)}
 
 
 def test_sentences():

@@ -340,6 +340,16 @@ def test_too_long(made):
   iterator.close()
 
 
+def test_many_questions_are_too_long(made):
+  """As many as may be asked for are tried at the start."""
+  shards, vocabulary = made("whole")
+  row = lambda questions: dataclasses.replace(only(question=1.0), row_length=100,
+                                              objectives=config.Objectives(questions=questions))
+  pipeline.batches(shards, vocabulary, row(1), seed=0).close()
+  with pytest.raises(ValueError, match="its question document has .* tokens, decoder.row_length is 100"):
+    pipeline.batches(shards, vocabulary, row(16), seed=0)
+
+
 def infill_lengths(examples, vocabulary, count):
   """Of documents of the record that has the longest caption, under `count` random holes."""
   codes = pipeline.largest(examples.longest, examples.grid)
@@ -393,6 +403,8 @@ def test_longest_of_all_captions_together(made):
     (dict(blank_share=0.0), "blank_share: 0.0 must be above 0, up to 1"),
     (dict(blank_length=float("nan")), "blank_length: nan must be above 0"),
     (dict(least_groups=0), "least_groups: 0 must be 1 or more"),
+    (dict(questions=0), "questions: 0 must be in 1 .. 16"),
+    (dict(questions=17), "questions: 17 must be in 1 .. 16"),
     (dict(hole_share=(0.5, 0.2)), r"hole_share: \(0.5, 0.2\) must be two numbers, 0 <= least <= greatest <= 1"),
     (dict(holes=dict(circles=1.0)), "holes: no kind 'circles'; legal: rectangles, patches, halves"),
     (dict(holes=dict(patches=-1.0)), "holes: the weight of patches is -1.0"),

@@ -55,6 +55,14 @@ def test_held_out_combinations():
     assert any(c == colour for c, _ in shown) and any(s == shape for _, s in shown)
 
 
+@pytest.mark.parametrize("name, value, least", [("train_examples", 0, 1), ("train_examples", -1, 1), ("val_examples", -1, 0)])
+def test_too_few(name, value, least):
+  for split in ("train", "val", "heldout"):
+    with pytest.raises(ValueError, match=f"data.{name}: {value} must be {least} or more"):
+      open_scenes(c.Scenes(**{name: value}), split)
+  assert len(open_scenes(c.Scenes(val_examples=0), "val")) == 0
+
+
 @pytest.mark.parametrize("pair", ["red", "red sphere", "mauve circle", "red small circle"])
 def test_unknown_combination(pair):
   with pytest.raises(ValueError, match=f"data.held_out: '{pair}' is no"):

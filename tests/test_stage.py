@@ -2,20 +2,28 @@
 import dataclasses
 import errno
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import small_run
 from PIL import Image
 
+import train.decoder
 import train.encode
 import train.text_tokenizer
 from train import stage
 from unitok import config as c
 from unitok.data.shards import CodeShards, read_manifest
 from unitok.modalities.image import ImageModality
-from unitok.run import read_vocabulary
+from unitok.run import load_decoder, read_vocabulary
 
+ROOT = Path(__file__).resolve().parents[1]
 CONFIG = c.Config(name="test", data=c.Scenes(train_examples=12, val_examples=5, image_size=16), text=c.Text(vocab_size=300))
 
 
@@ -55,9 +63,13 @@ def test_workdir(tmp_path):
   folder = stage.open_workdir(tmp_path / "a" / "run", CONFIG)
   assert c.from_json(json.loads((folder / "config.json").read_text())) == CONFIG
   assert [p.name for p in folder.iterdir()] == ["config.json"]
+  stage.open_workdir(folder, dataclasses.replace(CONFIG, data=c.ImageFolder(path="typed wrong")))   # nothing was made by it
+  stage.open_workdir(folder, CONFIG)
+  (folder / "text_tokenizer").mkdir()
   free = dataclasses.replace(CONFIG, sampling=c.Sampling(top_k=5), data=dataclasses.replace(CONFIG.data, on_bad="skip"))
   stage.open_workdir(folder, free)
   other = dataclasses.replace(CONFIG, decoder=c.Decoder(layers=9))
+  (folder / "decoder" / "3").mkdir(parents=True)
   with pytest.raises(ValueError, match=r"run: made with another config \(decoder.layers: 4 -> 9\); use another --workdir"):
     stage.open_workdir(folder, other)
   assert c.from_json(json.loads((folder / "config.json").read_text())) == CONFIG
@@ -67,6 +79,95 @@ def test_workdir(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(ValueError, match="is a file; name a folder"):
     stage.open_workdir(tmp_path / "file", CONFIG)
+
+
+def with_decoder(config, **changes):
+  return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **changes))
+
+
+@pytest.mark.parametrize("fields, says", [
+    (["--decoder.heads", "3"], "decoder.heads: width 256 over 3 heads"),
+    (["--data.image-size", "17"], "data.image_size: 17 is no multiple of the tokenizer's 4 pixels a code"),
+    (["--decoder.objectives.caption-drop", "2"], "decoder.objectives.caption_drop: 2.0 must be in 0 .. 1"),
+    *(([f"--{part}.train.{name}", "0"], f"{part}.train.{name}: 0 must be 1 or more")
+      for part in ("decoder", "image_tokenizer") for name in ("steps", "log_every", "save_every", "sample_every", "keep_last")),
+])
+def test_fields_of_later_stages(config_file, tmp_path, capsys, fields, says):
+  """Are told at once, and the folder is not made."""
+  with pytest.raises(SystemExit):
+    stage.main(lambda config, workdir: None, ["--config", config_file, "--workdir", str(tmp_path / "w"), *fields])
+  line = capsys.readouterr().err
+  assert line.startswith(f"unitok: {says}") and line.count("\n") == 1 and not (tmp_path / "w").exists()
+
+
+def test_unknown_task(tmp_path):
+  with pytest.raises(ValueError, match="decoder.tasks: no objective 'tekst'; legal: text_to_image"):
+    stage.open_workdir(tmp_path / "w", with_decoder(CONFIG, tasks=dict(tekst=1.0)))
+  assert not (tmp_path / "w").exists()
+
+
+def test_decoder_may_change_until_it_is_trained(tmp_path, capsys):
+  """But for what the stages before it went by; the steps that `minutes` had room for are then measured anew."""
+  folder = stage.open_workdir(tmp_path, CONFIG)
+  size_tokens = c.Objectives(size_tokens=True)
+  kept = lambda: c.from_json(json.loads((folder / "config.json").read_text()))
+  for done, change, refused in (
+      ("text_tokenizer", dict(row_length=200, objectives=size_tokens, tasks=dict(text=1.0)), None),
+      ("text_tokenizer", dict(tasks=dict(text=1.0, question=0.1)), "decoder.tasks: {'text_to_image': 0.5, .* -> "),
+      ("vocab.json", dict(layers=2, tasks=dict(text=1.0)), None),
+      ("vocab.json", dict(objectives=size_tokens), "decoder.objectives.size_tokens: False -> True"),
+      ("decoder/tmp.3", dict(layers=1), None),
+      ("decoder/3", dict(layers=2), "decoder.layers: 4 -> 2")):
+    (folder / done).mkdir(parents=True, exist_ok=True)
+    (folder / "steps.json").write_text('{"decoder": 7, "image_tokenizer": 5}')
+    new = with_decoder(CONFIG, **change)
+    if refused:
+      with pytest.raises(ValueError, match=rf"made with another config \({refused}.*\); use another --workdir"):
+        stage.open_workdir(folder, new)
+      assert kept() == CONFIG
+    else:
+      stage.open_workdir(folder, new)
+      assert kept() == new and "no decoder is trained yet" in capsys.readouterr().out
+      assert json.loads((folder / "steps.json").read_text()) == {"image_tokenizer": 5}
+      stage.open_workdir(folder, CONFIG)      # and back
+      capsys.readouterr()
+    with pytest.raises(ValueError, match=r"another config \(data.image_size: 16 -> 32\)"):
+      stage.open_workdir(folder, dataclasses.replace(new, data=dataclasses.replace(CONFIG.data, image_size=32)))
+
+
+def test_a_row_that_is_too_short(tmp_path, tmp_path_factory):
+  """The remedy that the decoder's stage names works in the same workdir: tokenizers and codes stay."""
+  short = with_decoder(small_run.CONFIG, row_length=20)
+  stays = shutil.ignore_patterns("decoder", "report", "metrics.jsonl")
+  folder = shutil.copytree(small_run.made(tmp_path_factory), tmp_path / "run", ignore=stays)
+  (folder / "config.json").write_text(json.dumps(c.to_json(short)))
+  before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+  config, told = short, []
+  while not stage.has_decoder(folder):
+    try:
+      train.decoder.run(config, stage.open_workdir(folder, config))
+    except ValueError as error:
+      told.append(re.search(r"decoder.row_length is (\d+); raise it to (\d+)", str(error)).groups())
+      config = with_decoder(config, row_length=int(told[-1][1]))
+  assert 1 <= len(told) <= len(config.decoder.tasks) and told[0][0] == "20"
+  assert load_decoder(folder).config == config
+  assert [path.name for path, time in before.items() if path.stat().st_mtime_ns != time] == ["config.json"]
+
+
+def test_stopped_while_jax_is_imported(tmp_path):
+  """Ctrl-C in the first seconds of a run ends as at any other time."""
+  (tmp_path / "jax.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+  path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+  done = subprocess.run([sys.executable, "-m", "train.pipeline", "--config", "none.py", "--workdir", str(tmp_path / "w")],
+                        cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
+  assert (done.returncode, done.stderr) == (130, "unitok: stopped; the same command goes on from here\n")
+
+
+def test_workdir_of_a_config_with_sizes(tmp_path):
+  """The second command on a workdir is as welcome as the first."""
+  config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, sizes=((16, 32), (32, 16))))
+  for _ in range(2):
+    stage.open_workdir(tmp_path / "run", config)
 
 
 @pytest.mark.parametrize("error, code, says", [

@@ -13,12 +13,13 @@ from unitok.config import Config
 from unitok.data.pipeline import batches, task_names
 from unitok.data.shards import CodeShards
 from unitok.metrics import open_writers
+from unitok.modalities import location
 from unitok.models.precision import choose
 from unitok.optim import optimizer
 from unitok.run import (check_vocabulary, code_vectors, load_decoder, load_decoder_weights, read_vocabulary,
                         with_steps)
 from unitok.sharding import create, make_mesh, place
-from unitok.steps import Language, TrainState, decoder_state, decoder_step, embed_codes
+from unitok.steps import Language, TrainState, decoder_state, decoder_step, know_codes
 from unitok.vocab import Vocabulary
 
 STAGE = "decoder"
@@ -49,7 +50,7 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
     seed, documents, model, tx, state = new(config, workdir, vocabulary, mesh)
     if checkpoints.latest() is None:
       start = start_from(state, config.init.source, model, vocabulary) if config.init.source else \
-          know_codes(state, workdir, vocabulary, seed)
+          know(state, workdir, vocabulary, seed)
       state = place(start, mesh)
     draw = on_sample or drawer(config, workdir)
     writer = open_writers(config, workdir, STAGE)
@@ -91,11 +92,14 @@ def start_from(state: TrainState, source, model: Language, vocabulary: Vocabular
   return state._replace(params=params, extra={"average": jax.tree.map(jax.numpy.copy, params)})
 
 
-def know_codes(state: TrainState, workdir, vocabulary: Vocabulary, key) -> TrainState:
-  """`state` whose image ids start out as near to each other as the tokenizer's codes are, where there is one."""
-  if not (workdir / "image_tokenizer").exists():
-    return state
-  return embed_codes(state, vocabulary.block("image").table, code_vectors(workdir), jax.random.fold_in(key, 3))
+def know(state: TrainState, workdir, vocabulary: Vocabulary, key) -> TrainState:
+  """`state` whose image ids start out as near to each other as the tokenizer's codes are, where there is one, and whose
+  location ids as near as their bins."""
+  if (workdir / "image_tokenizer").exists():
+    state = know_codes(state, vocabulary.block("image").table, code_vectors(workdir), jax.random.fold_in(key, 3))
+  if any(block.name == "location" for block in vocabulary.blocks):
+    state = know_codes(state, vocabulary.block("location").table, location.vectors(), jax.random.fold_in(key, 4))
+  return state
 
 
 if __name__ == "__main__":

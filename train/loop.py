@@ -15,6 +15,7 @@ from etils import epath
 
 from unitok import config
 from unitok.checkpoint import Checkpoints
+from unitok.data.record import BadRecord
 from unitok.files import write_json
 from unitok.metrics import Mean, Writers
 from unitok.run import STEPS, read_steps
@@ -39,10 +40,12 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   step_fn(state, batch, key) -> (state, metrics): pure; the key is `key` folded with the step, metrics are scalars or
   Means. batches: an endless iterator with get_state() and set_state(). on_sample(step, state) is called every
   `sample_every` steps and at the end. `state` is used up (donated). meta is kept in each checkpoint.
-  Interrupted after SIGINT or SIGTERM, a checkpoint written (a second signal stops at once).
+  Interrupted after SIGINT or SIGTERM, a checkpoint written (a second signal stops at once). So it is before a BadRecord
+  of the batches goes on: what was learned up to there stays.
   ValueError where the loss or the weights stop being finite; no such weights are ever saved.
   """
   mesh = make_mesh() if mesh is None else mesh
+  config.check_train(train, f"{title}.train")
   check_batch(train.batch_size, mesh, f"{title}.train.batch_size")
   state = place(state, mesh)
   restored = checkpoints.restore_latest(state, batches)
@@ -80,7 +83,16 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   with signals() as caught, meter:
     pending, step = None, first
     while step < train.steps:
-      state, metrics = advance(state, place_batch(next(batches), mesh), key)
+      try:
+        batch = next(batches)
+      except BadRecord:
+        if step > first:
+          if pending:
+            settle(pending)
+          save(step)
+          checkpoints.wait()
+        raise
+      state, metrics = advance(state, place_batch(batch, mesh), key)
       step += 1
       if pending:
         settle(pending)
@@ -130,8 +142,8 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
       raise ValueError(f"minutes: {max(left, 0):.0f} s are left for the {stage}, a step takes {each:.2f} s; allow more "
                        "minutes, or set 0 for no limit")
     write_json(epath.Path(workdir) / STEPS, kept | {stage: steps})
-    print(f"{stage}: {1e3 * each:.0f} ms a step, so {steps} of {train.steps} steps fit into the {left:.0f} s left for it",
-          flush=True)
+    print(f"{stage}: {1e3 * each:.0f} ms a step, so {steps} of {train.steps} steps fit into the {left:.0f} s left for "
+          "it", flush=True)
 
 
 def seconds_a_step(state, step_fn: Callable, batches, mesh) -> tuple[float, float]:

@@ -8,11 +8,14 @@ import time
 
 STARTED = time.perf_counter()   # before jax is imported, so that the total holds it
 
-from etils import epath  # noqa: E402
+from train.stage import main, stoppable  # noqa: E402
 
-from train import decoder, encode, evaluate, image_tokenizer, seconds, text_tokenizer  # noqa: E402
-from unitok import config as c  # noqa: E402
-from unitok.run import kind_of  # noqa: E402
+with stoppable():   # jax takes seconds
+  from etils import epath  # noqa: E402
+
+  from train import decoder, encode, evaluate, image_tokenizer, seconds, text_tokenizer  # noqa: E402
+  from unitok import config as c  # noqa: E402
+  from unitok.run import kind_of  # noqa: E402
 
 STAGES = {"text_tokenizer": text_tokenizer.run, "image_tokenizer": image_tokenizer.run, "encode": encode.run,
           "decoder": decoder.run}
@@ -46,5 +49,4 @@ def run_from_start(config: c.Config, workdir: epath.Path) -> dict:
 
 
 if __name__ == "__main__":
-  from train.stage import main
   main(run_from_start)

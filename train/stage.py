@@ -2,6 +2,8 @@
 
     python -m train.NAME --config configs/FILE.py --workdir DIR [--data.path … any field] [--debug]
 """
+import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -11,8 +13,12 @@ from etils import epath
 from unitok import config as c
 from unitok.errors import disk_full, message
 from unitok.files import write_json
+from unitok.objectives import needed
 
 USAGE = "usage: python -m {module} --config FILE --workdir DIR [--FIELD VALUE …] [--debug]; --help lists the fields"
+
+MADE = ("text_tokenizer", "image_tokenizer", "codes", "decoder")
+"""Of a run's folder: what stages make that its config.json then belongs to."""
 
 
 def parse(argv: list[str], module: str = "train.STAGE") -> tuple[c.Config, str, bool]:
@@ -39,15 +45,18 @@ def parse(argv: list[str], module: str = "train.STAGE") -> tuple[c.Config, str, 
 
 
 def open_workdir(workdir, config: c.Config) -> epath.Path:
-  """The run's folder, with its config.json written the first time.
+  """The run's folder, with its config.json, which may change until something is made by it.
 
-  ValueError where the folder belongs to another config: it names the first field that differs and the remedy.
+  As long as no decoder is trained there, fields of it may change that nothing made so far depends on.
+  ValueError where a field is out of its range (see `check`), or the folder belongs to another config: it names the
+  first field that differs and the remedy.
   """
+  check(config)
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"{workdir}: is a file; name a folder with --workdir")
-  if not path.exists():
+  if not path.exists() or not any((workdir / name).exists() for name in MADE):
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(path, c.to_json(config))
     return workdir
@@ -56,9 +65,55 @@ def open_workdir(workdir, config: c.Config) -> epath.Path:
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f"{path}: cannot be read ({error}); use another --workdir, or the version that made it") from None
   change = c.difference(old, config)
+  if change and not has_decoder(workdir):
+    new = dataclasses.replace(old, decoder=config.decoder)
+    other = c.difference(new, config) or relied_on(workdir, old.decoder, new.decoder)
+    if not other:
+      print(f"{workdir}: no decoder is trained yet, so it becomes the one asked for ({change})", flush=True)
+      measure_anew(workdir)
+      write_json(path, c.to_json(new))
+    change = other
   if change:
     raise ValueError(f"{workdir}: made with another config ({change}); use another --workdir, or set that field back")
   return workdir
+
+
+def check(config: c.Config) -> None:
+  """ValueError for a field that a later stage refuses: told now, not when the stages before it are through."""
+  from unitok.data.pipeline import mixture   # they import jax
+  from unitok.models import decoder
+  from unitok.run import kind_of
+  kind_of(config).check(config.image_tokenizer, config.data.image_size, config.data.sizes)
+  mixture(config.decoder)
+  decoder.check(config.decoder)
+  for name in ("image_tokenizer", "decoder"):
+    if train := getattr(getattr(config, name), "train", None):   # not every kind of tokenizer is trained
+      c.check_train(train, f"{name}.train")
+
+
+def has_decoder(workdir: epath.Path) -> bool:
+  """Is there a checkpoint of it?"""
+  folder = workdir / "decoder"
+  return folder.exists() and any(step.name.isdigit() for step in folder.iterdir())
+
+
+def relied_on(workdir: epath.Path, old: c.Decoder, new: c.Decoder) -> str | None:
+  """The change, as `c.difference` tells it, that would have made the tokenizers' or the codes' stage do otherwise."""
+  kinds = lambda tasks: needed(tasks) & {"questions", "objects", "pieces"}   # the text tokenizer's texts; [location]
+  if (workdir / "text_tokenizer").exists() and kinds(old.tasks) != kinds(new.tasks):
+    return f"decoder.tasks: {old.tasks} -> {new.tasks}"
+  before, after = old.objectives.size_tokens, new.objectives.size_tokens
+  if (workdir / "vocab.json").exists() and before != after:
+    return f"decoder.objectives.size_tokens: {before} -> {after}"
+  return None
+
+
+def measure_anew(workdir: epath.Path) -> None:
+  """Forgets how many of the decoder's steps the config's `minutes` have room for."""
+  from unitok.run import STEPS, read_steps   # it imports jax
+  steps = read_steps(workdir)
+  if steps.pop("decoder", None):
+    write_json(workdir / STEPS, steps)
 
 
 def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None = None) -> None:
@@ -67,11 +122,9 @@ def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None =
   module = getattr(sys.modules.get(run.__module__), "__spec__", None)
   module = module.name if module else run.__module__
   try:
-    config, workdir, _ = parse(argv, module)
-    run(config, open_workdir(workdir, config))
-  except KeyboardInterrupt:
-    _say("stopped; the same command goes on from here")
-    raise SystemExit(130) from None
+    with stoppable():
+      config, workdir, _ = parse(argv, module)
+      run(config, open_workdir(workdir, config))
   except (ValueError, OSError, ImportError) as error:
     if "--debug" in argv:
       raise
@@ -82,6 +135,16 @@ def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None =
       raise   # not foreseen: the traceback says more than a line
     _say(message(error))
     raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def stoppable():
+  """Ctrl-C inside ends the program with one line and 130."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    _say("stopped; the same command goes on from here")
+    raise SystemExit(130) from None
 
 
 def _say(line: str) -> None:

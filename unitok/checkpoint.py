@@ -6,6 +6,7 @@ and step.
 """
 import asyncio
 import json
+import logging
 import os
 from typing import Any, NamedTuple
 
@@ -64,6 +65,7 @@ class Checkpoints:
     # A thread removes unfinished steps, and Orbax joins it at the first save alone (0.12, its close() does not): where
     # a program ended before one, that thread printed a traceback at the interpreter's exit.
     self._orbax._manager._maybe_await_cleanup_tmp_directory()
+    logging.getLogger("absl").addFilter(_is_not_raised)
 
   def latest(self) -> int | None:
     """Step of the newest whole checkpoint."""
@@ -79,7 +81,7 @@ class Checkpoints:
       return
     parts = {name: getattr(state, name) for name in PARTS}
     data = batches.get_state() if batches is not None else None
-    with _told(self.folder, self.latest()):
+    with _told(self):
       parts |= {"data": _Json(data), "meta": _Json(meta or {})}
       self._orbax.save_checkpointables_async(step, parts, force=True)
 
@@ -102,11 +104,11 @@ class Checkpoints:
 
   def wait(self):
     """Returns when all that was saved is on disk."""
-    with _told(self.folder, self.latest()):
+    with _told(self):
       self._orbax.wait()
 
   def close(self):
-    with _told(self.folder, self.latest()):
+    with _told(self):
       self._orbax.close()
 
   def __enter__(self):
@@ -149,7 +151,7 @@ def read_config(workdir) -> Config:
     return from_json(json.loads(file.read_text()))
   except FileNotFoundError:
     raise ValueError(f"{workdir}: is no run's folder (no config.json); give the --workdir of a training") from None
-  except (json.JSONDecodeError, KeyError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f"{file}: is not a run's config ({error}); restore it or train anew") from None
 
 
@@ -193,11 +195,16 @@ def _key(key) -> str:
   return str(next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)))
 
 
+def _is_not_raised(record: logging.LogRecord) -> bool:
+  """False of what Orbax's threads log with a traceback, several times over: `wait` and the next `save` raise it."""
+  return not (record.exc_info and "orbax" in record.pathname)
+
+
 class _told:
   """Turns a failed write into one line."""
 
-  def __init__(self, folder, last: int | None):
-    self.folder, self.last = folder, last
+  def __init__(self, checkpoints: Checkpoints):
+    self.checkpoints = checkpoints
 
   def __enter__(self):
     return self
@@ -208,6 +215,7 @@ class _told:
     full = any(s in str(error) for s in ("No space left", "Disk quota", "RESOURCE_EXHAUSTED"))
     if full or isinstance(error, OSError):
       what = "the disk is full" if full else str(error).splitlines()[0]
-      kept = f"step {self.last} is whole" if self.last is not None else "none was written yet"
-      raise ValueError(f"checkpoint {self.folder}: could not be written, {what}; {kept}; make room and run "
-                       "again") from error
+      last = self.checkpoints.latest()   # asked now: one under way counts until it has failed
+      kept = f"step {last} is whole" if last is not None else "none was written yet"
+      raise ValueError(f"checkpoint {self.checkpoints.folder}: could not be written, {what}; {kept}; "
+                       f"{'make room' if full else 'check the folder and its rights'} and run again") from error

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from unitok import config as c
 from unitok.data import pictures
@@ -120,7 +122,7 @@ def describe(folder: str) -> dict[str, Any]:
   from unitok.modalities import text
   from unitok.run import count, kind_of, progress, read_vocabulary, with_steps
   from unitok.steps import Language
-  config, folder = with_steps(read_config(folder), folder), Path(folder)
+  config, folder = with_steps(read_config(folder), folder), epath.Path(folder)
 
   def decoder():
     vocabulary = read_vocabulary(folder)
@@ -132,14 +134,20 @@ def describe(folder: str) -> dict[str, Any]:
   trained = progress(folder / "decoder", config.decoder.train)
   manifest = text.read_manifest(folder / "text_tokenizer")
   codes = {split: read_manifest(folder / "codes" / split) for split in SPLITS}
-  metrics = folder / "metrics.json"
   return {
       "name": config.name, "source": c.source_name(config.data), "image_size": config.data.image_size,
       "text_tokenizer": manifest and {"pieces": manifest["size"]},
       "image_tokenizer": tokenizer and {**tokenizer, "codes_a_picture": places},
       "codes": {split: found["records"] for split, found in codes.items() if found["finished"]} or None,
       "decoder": trained and {**trained, **decoder()}, "sampling": dataclasses.asdict(config.sampling),
-      "metrics": json.loads(metrics.read_text()) if metrics.is_file() else None}
+      "metrics": _metrics(folder / "metrics.json")}
+
+
+def _metrics(file: epath.Path) -> dict[str, Any] | None:
+  try:
+    return dict(json.loads(file.read_text())) if file.exists() else None
+  except (ValueError, TypeError):
+    raise ValueError(f"{file}: damaged; run python -m train.evaluate again") from None
 
 
 def explain(o) -> Said:
@@ -147,6 +155,9 @@ def explain(o) -> Said:
   x.check(o.objective, o.template)
   if o.template and o.model or o.form and not o.template:
     raise ValueError("explain: --model goes with --objective, --form with --template; leave it out")
+  if o.record and not o.model:
+    raise ValueError(f"explain: --record {o.record} goes with --objective and --model, a run's folder; give both, or "
+                     "leave it out")
   if o.template:
     from unitok import templates
     document = templates.example(o.template, o.form, o.seed)
@@ -157,10 +168,11 @@ def explain(o) -> Said:
     from unitok.modalities.text import TextModality
     from unitok.run import read_vocabulary
     options = dataclasses.replace(read_config(o.model).decoder.objectives, caption_drop=0.0)
-    shards, vocabulary = CodeShards(Path(o.model) / "codes" / "val"), read_vocabulary(o.model)
+    folder, vocabulary = epath.Path(o.model), read_vocabulary(o.model)
+    shards = CodeShards(folder / "codes" / "val")
     if not 0 <= o.record < len(shards):
       raise ValueError(f"--record {o.record}: must be in 0 .. {len(shards) - 1}, the records of {shards.folder}")
-    text = TextModality.load(Path(o.model) / "text_tokenizer")
+    text = TextModality.load(folder / "text_tokenizer")
     document = x.document(o.objective, shards[o.record], vocabulary, o.seed, options)
     name = x.named(vocabulary, text.piece)
   else:
@@ -251,11 +263,16 @@ def _pictures(o, command: str) -> tuple[np.ndarray, c.Config]:
     raise ValueError(f"{command}: no pictures; give picture files (unitok {command} --model DIR cat.png)")
   config, out = read_config(o.model), []
   for file in o.pictures:
-    try:
-      out.append(pictures.square(file, file, config.data))
-    except BadRecord as error:
-      raise BadRecord(error.where, error.problem, "give a picture file that can be read") from None
+    out.append(_readable(lambda: pictures.square(file, file, config.data)))
   return np.stack(out), config
+
+
+def _readable(read: Callable[[], np.ndarray]) -> np.ndarray:
+  """read(); the remedy of a bad file is the command line's, not a data source's."""
+  try:
+    return read()
+  except BadRecord as error:
+    raise BadRecord(error.where, error.problem, "give a picture file that can be read") from None
 
 
 def _mask(said: str, file: str, data: c.Data):
@@ -271,7 +288,7 @@ def _mask(said: str, file: str, data: c.Data):
     raise ValueError(f"--mask {said}: no such file; give a picture file, or a box x,y,w,h in whole pixels, e.g. "
                      "4,4,12,12")
   else:
-    mask = pictures.load(said, background=(0, 0, 0))
+    mask = _readable(lambda: pictures.load(said, f"--mask {said}", (0, 0, 0)))
     if mask.shape[:2] != (height, width):
       raise ValueError(f"--mask {said}: {mask.shape[1]} x {mask.shape[0]} pixels, {file} has {width} x {height}; "
                        "make it the same size, white where the picture is drawn anew")

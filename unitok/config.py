@@ -239,7 +239,8 @@ class Objectives:
   holes: dict[str, float] = field(default_factory=lambda: dict(rectangles=1.0, patches=0.0, halves=0.0))
   """infill: kind of hole -> its share. rectangles: one or two; patches: random squares; halves: all beyond a line."""
   hole_share: tuple[float, float] = (0.1, 0.9)
-  """infill: least and greatest share of the picture that patches and halves mask."""
+  """infill: least and greatest share of the picture that patches and halves mask. Rectangles do not heed it: their
+  sides are a quarter to three quarters of the picture's."""
   questions: int = 1
   """question: a document has from one to so many questions of its record, the later behind the earlier."""
   blank_share: float = 0.15
@@ -378,6 +379,14 @@ def check_size(size: tuple[int, ...], side: int, field: str, unit: str):
     raise ValueError(f"{field}: {' x '.join(map(str, size))} must be a height and a width, multiples of {unit}")
 
 
+def check_train(train: Train, field: str):
+  """ValueError naming the field unless each number of steps, and of checkpoints, is one."""
+  for name in ("steps", "log_every", "save_every", "sample_every", "keep_last"):
+    if getattr(train, name) < 1:
+      never = f"; for never, give more than {field}.steps" if name.endswith("_every") else ""
+      raise ValueError(f"{field}.{name}: {getattr(train, name)} must be 1 or more{never}")
+
+
 DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds}
 IMAGE_TOKENIZERS: dict[str, type[ImageCodes]] = {"vq": ImageTokenizer, "pixels": Pixels}
 
@@ -394,8 +403,9 @@ def load(path: str) -> Config:
   try:
     spec.loader.exec_module(module)
     config = module.get_config() if hasattr(module, "get_config") else None
-  except (TypeError, NameError, AttributeError, SyntaxError) as error:   # a field that does not exist, or a slip
-    raise ValueError(f"config {path}: {error}; mend the file (unitok/config.py has the fields)") from error
+  except Exception as error:   # a field that does not exist, or a slip: of any kind, the file is Python
+    said = f"{type(error).__name__}: {error}"
+    raise ValueError(f"config {path}: {said}; mend the file (unitok/config.py has the fields)") from error
   if not hasattr(module, "get_config"):
     raise ValueError(f"config {path}: no function get_config(); add one that returns unitok.config.Config")
   if not isinstance(config, Config):
@@ -407,16 +417,28 @@ def load(path: str) -> Config:
 def _check_types(value: Any, where: str) -> None:
   """ValueError for the first field whose value is not of its type (a config file is Python and says what it likes)."""
   for name, kind in typing.get_type_hints(type(value)).items():
-    one, origin = getattr(value, name), typing.get_origin(kind)
-    if origin is Literal:
-      fits, kind = one in typing.get_args(kind), f"one of {', '.join(typing.get_args(kind))}"
-    else:
-      wanted = (int, float) if kind is float else origin or kind
-      fits = isinstance(one, wanted) and (kind is bool or not isinstance(one, bool))
-    if not fits:
-      raise ValueError(f"{where}{name} is {one!r}, must be {getattr(kind, '__name__', kind)}")
+    one = getattr(value, name)
+    if not _fits(one, kind):
+      legal = f"one of {', '.join(typing.get_args(kind))}" if typing.get_origin(kind) is Literal else kind
+      raise ValueError(f"{where}{name} is {one!r}, must be {legal.__name__ if isinstance(legal, type) else legal}")
     if dataclasses.is_dataclass(one):
       _check_types(one, f"{where}{name}.")
+
+
+def _fits(one: Any, kind: Any) -> bool:
+  """Is it of this type, and what is in a tuple or dict of the types named there? A whole number does for a float."""
+  origin, inside = typing.get_origin(kind), typing.get_args(kind)
+  if origin is Literal:
+    return one in inside
+  wanted = (int, float) if kind is float else origin or kind
+  if not isinstance(one, wanted) or isinstance(one, bool) and kind is not bool:
+    return False
+  if origin is dict:
+    return all(_fits(part, of) for item in one.items() for part, of in zip(item, inside))
+  if origin is tuple:
+    inside = inside[:1] * len(one) if inside[-1] is ... else inside
+    return len(one) == len(inside) and all(map(_fits, one, inside))
+  return True
 
 
 def override(config: Config, arguments: list[str]) -> Config:
@@ -475,13 +497,15 @@ def kind_name(options: ImageCodes) -> str:
 
 
 def from_json(value: dict) -> Config:
-  """Inverse of `to_json`; ValueError for a field this version does not know."""
+  """Inverse of `to_json`; ValueError for a field this version does not know, or a value not of its type."""
   value = json.loads(json.dumps(value))
   source, kind = value["data"].pop("source", None), value.get("image_tokenizer", {}).pop("kind", "vq")   # old runs': vq
   for name, one, legal in (("data.source", source, DATA), ("image_tokenizer.kind", kind, IMAGE_TOKENIZERS)):
     if one not in legal:
       raise ValueError(f"config: {name} is {one!r}, must be one of {', '.join(legal)}")
-  return _build(Config, value, "", {"data": DATA[source], "image_tokenizer": IMAGE_TOKENIZERS[kind]})
+  config = _build(Config, value, "", {"data": DATA[source], "image_tokenizer": IMAGE_TOKENIZERS[kind]})
+  _check_types(config, "config: ")
+  return config
 
 
 def _build(cls: type, value: dict, where: str, chosen: dict[str, type]):
@@ -494,8 +518,13 @@ def _build(cls: type, value: dict, where: str, chosen: dict[str, type]):
     kind = chosen.get(where + name, hints[name])
     if dataclasses.is_dataclass(kind):
       return _build(kind, v, f"{where}{name}.", chosen)
-    return tuple(v) if typing.get_origin(kind) is tuple else v
+    return _tuples(v) if typing.get_origin(kind) is tuple else v
   return cls(**{name: one(name, v) for name, v in value.items()})
+
+
+def _tuples(value: Any) -> Any:
+  """[[48, 96]] -> ((48, 96),)."""
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 FREE = ("evaluation.", "sampling.", "mesh.", "compute_dtype", "tensorboard", "wandb", "log_every", "save_every",

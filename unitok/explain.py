@@ -18,11 +18,11 @@ COLUMNS = ("token", "id", "predicts", "weight", "time", "row", "col", "order", "
 
 
 def example() -> tuple[Codes, Vocabulary, Callable[[int], str]]:
-  """A record small enough to read, its vocabulary, and the names of its ids: a caption, a picture of 2x3 codes, an
-  object, a question, and an interleaved document of two captions and two pictures."""
+  """A record small enough to read, its vocabulary, and the names of its ids: two captions, a picture of 2x3 codes,
+  an object, a question, and an interleaved document of two texts and two pictures."""
   vocabulary = make_vocabulary({"text": len(WORDS), "image": 8, "location": 1024}, {})
   say = lambda text: np.array([WORDS.index(word) for word in text.split()], np.int32)
-  codes = Codes((say("a red ring"),), np.array([[5, 6, 7], [0, 3, 1]], np.int32), "the example",
+  codes = Codes((say("a red ring"), say("the ring is red")), np.array([[5, 6, 7], [0, 3, 1]], np.int32), "the example",
                 objects=((say("red ring"), np.array([0, 0, 512, 512], np.int32)),),
                 questions=((say("what colour is the ring"), say("red")),),
                 pieces=(say("a red ring"), np.array([[5, 6]], np.int32), say("blue"), np.array([[7], [3]], np.int32)))

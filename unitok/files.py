@@ -1,9 +1,20 @@
 """Files that are there whole or not at all: written under another name, then renamed."""
+import contextlib
 import json
 import os
 from typing import Any
 
 from etils import epath
+
+
+@contextlib.contextmanager
+def named(path):
+  """An OSError inside names this file where it names none: a full disk is met by write() and close(), which do not."""
+  try:
+    yield
+  except OSError as error:
+    error.filename = error.filename or str(path)
+    raise
 
 
 def write(path, content: bytes) -> str:
@@ -12,8 +23,9 @@ def write(path, content: bytes) -> str:
   path.parent.mkdir(parents=True, exist_ok=True)
   new = path.parent / f".{path.name}.{os.getpid()}.new"
   try:
-    new.write_bytes(content)
-    new.replace(path)
+    with named(path):
+      new.write_bytes(content)
+      new.replace(path)
   except BaseException:
     new.unlink(missing_ok=True)
     raise

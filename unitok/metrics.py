@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from unitok.config import Config, to_json
-from unitok.files import write
+from unitok.files import named, write
 
 
 class Mean(NamedTuple):
@@ -75,7 +75,7 @@ class JsonlWriter:
 
   def write(self, step: int, values: dict[str, float]):
     clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
-    with self.path.open("a") as file:
+    with named(self.path), self.path.open("a") as file:
       file.write(json.dumps({"stage": self.stage, "step": step, **clean}) + "\n")
 
   def close(self):

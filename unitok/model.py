@@ -17,7 +17,7 @@ from unitok.config import GREEDY, Config, Sampling, check_size
 from unitok.data.record import Object
 from unitok.modalities.image import ImageModality
 from unitok.modalities.location import LocationModality
-from unitok.modalities.text import TextModality
+from unitok.modalities.text import SENTENCE, TextModality
 from unitok.objectives import OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
 from unitok.objectives.parallel import SCHEDULES, in_groups
@@ -82,6 +82,16 @@ class Model:
     documents = [document(text=text, where=f"prompt {n}") for n, text in self._encoded(prompts)]
     return self._pictures_of(self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None)), order, empty.shape)
 
+  def imagine(self, count: int, sampling: Sampling | None = None, seed: int = 0, batch_size: int = BATCH,
+              size: tuple[int, int] | None = None) -> np.ndarray:
+    """u8[count H W 3]: pictures that nothing was asked of, by the objective `image`. size as for `generate`."""
+    if count < 0:
+      raise ValueError(f"count: {count} must be 0 or more")
+    sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(size)
+    sampling = dataclasses.replace(sampling, guidance_scale=1.0)     # there is nothing to be guided by
+    drawn = self._draw([self._document("image", None, empty)] * count, sampling, seed, batch_size)
+    return self._pictures_of(drawn, np.arange(empty.size), empty.shape)
+
   def arrange(self, layouts: list[list[Object]], sampling: Sampling | None = None, seed: int = 0,
               batch_size: int = BATCH, size: tuple[int, int] | None = None) -> np.ndarray:
     """u8[n H W 3]: a picture for each list of objects, what is asked for and where. size as for `generate`."""
@@ -145,16 +155,23 @@ class Model:
            batch_size: int = BATCH) -> list[list[str]]:
     """What belongs into the gaps of each text: ["a small ", None, " at the top"] -> ["red circle"].
 
-    A gap takes at most `limit` text codes; greedy unless `sampling` says. ValueError for a text without a gap, or with
-    two side by side.
+    A gap takes at most `limit` text codes; greedy unless `sampling` says. Each text is asked for in the first of GAPS
+    that the model was trained for and that its gaps fit. ValueError for a text without a gap, with two side by side, or
+    with gaps of no kind that this model fills.
     """
+    trained = {name: kind for name, kind in GAPS.items() if self.config.decoder.tasks.get(name)}
     documents = []
     for n, text in enumerate(texts):
       parts = [np.full(limit, -1, np.int32) if part is None else self.text.encode(part) for part in text]
       open_ends = [part is None for part, codes in zip(text, parts) if codes.size]
       if not any(open_ends) or any(a and b for a, b in zip(open_ends, open_ends[1:])):
         raise ValueError(f"text {n}: give a list of texts and gaps (None) that do not touch, at least one gap")
-      documents.append(self._document("glm_spans", np.concatenate(parts), None, f"text {n}"))
+      known = [part for part in text if part != ""]
+      form = next((name for name, (_, fits) in trained.items() if fits(known)), "glm_spans")
+      if trained and form not in trained:
+        raise ValueError(f"text {n}: this model fills {' or '.join(kind for kind, _ in trained.values())} alone; give "
+                         "such, or train one for glm_spans with --decoder.tasks")
+      documents.append(self._document(form, np.concatenate(parts), None, f"text {n}"))
     drawn = self._draw(documents, _plain(sampling), seed, batch_size)
     return [self.spans(document, ids) for document, ids in zip(documents, drawn)]
 
@@ -244,7 +261,7 @@ class Model:
 
   def _pictures(self, images) -> np.ndarray:
     images, data = np.asarray(images), self.config.data
-    sizes = {(data.image_size, data.image_size), *map(tuple, data.sizes)}
+    sizes = {(data.image_size, data.image_size), *data.sizes}
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1:3] not in sizes:
       legal = " or ".join(f"uint8[n {height} {width} 3]" for height, width in sorted(sizes))
       raise ValueError(f"images are {images.dtype}{list(images.shape)}, must be {legal}; unitok.data.pictures.square "
@@ -342,6 +359,31 @@ class Model:
   def _text(self, ids: np.ndarray, end: str = "[eos]") -> str:
     ended = ids.size and ids[-1] == self.vocabulary.special(end)
     return self.text.decode(self.vocabulary.to_codes("text", ids[:-1] if ended else ids))
+
+
+def _at_the_end(text: list[str | None]) -> bool:
+  return text.index(None) == len(text) - 1
+
+
+def _of_sentences(text: list[str | None]) -> bool:
+  """Does a sentence begin and end wherever a gap does? ["A ring.", None, " A bar."] and not ["A ", None, "."]."""
+  whole, edges = "", []
+  for part in text:
+    if part is None:
+      edges.append(len(whole.rstrip()))
+      whole += " X."
+      edges.append(len(whole))
+    else:
+      whole += part
+  return set(edges) <= {0, *itertools.accumulate(map(len, SENTENCE.findall(whole.rstrip())))}
+
+
+GAPS: dict[str, tuple[str, Callable[[list[str | None]], bool]]] = {
+    "glm_document": ("one gap at the end of a text", _at_the_end),
+    "glm_sentences": ("gaps of whole sentences", _of_sentences),
+    "glm_spans": ("any gaps", lambda text: True),
+}
+"""Objective -> the gaps that it fills, for people and of a text (gaps are None, none of the others is empty)."""
 
 
 def _plain(sampling: Sampling | None) -> Sampling:

@@ -29,10 +29,11 @@ def causal(batch: int, length: int, documents: int = 1) -> Rule:
   return Rule(*map(jnp.asarray, (order, order, np.full_like(order, FOREVER), np.broadcast_to(segments, order.shape))))
 
 
-def arrays(rule: Rule):
+def arrays(rule: Rule, heads_first: bool = True):
+  """q, k, v and the output's gradient, [b n h d] all four; `heads_first`: k and v [b h n d], as `attend` takes them."""
   shape = (*rule.order.shape, HEADS, DIM)
   q, k, v, grad = (jax.random.normal(jax.random.key(n), shape) for n in range(4))
-  return q, k.swapaxes(1, 2), v.swapaxes(1, 2), grad
+  return (q, k.swapaxes(1, 2), v.swapaxes(1, 2), grad) if heads_first else (q, k, v, grad)
 
 
 def ours(kind: str):
@@ -44,16 +45,16 @@ def ours(kind: str):
 
 
 @jax.jit
-def peer(q, k, v, grad, rule):
-  out, back = jax.vjp(lambda *x: jax.nn.dot_product_attention(*x, is_causal=True), q, k.swapaxes(1, 2), v.swapaxes(1, 2))
+def peer(q, k, v, grad):
+  out, back = jax.vjp(lambda *x: jax.nn.dot_product_attention(*x, is_causal=True), q, k, v)
   return out, back(grad)
 
 
-def medians(sides: dict, arguments, rounds: int) -> dict[str, float]:
-  """Milliseconds of each side, called in turn."""
+def medians(sides: dict, rounds: int) -> dict[str, float]:
+  """Milliseconds of each side, a function and its arguments, called in turn."""
   times = {name: [] for name in sides}
   for number in range(rounds + 1):
-    for name, run in sides.items():
+    for name, (run, arguments) in sides.items():
       start = time.perf_counter()
       jax.block_until_ready(run(*arguments))
       if number:     # the first compiles
@@ -74,10 +75,13 @@ def main():
   parser.add_argument("--rounds", type=int, default=15)
   rounds = parser.parse_args().rounds
   rule = causal(4, 1024)
-  whole = medians({"blocks": ours("blocks"), "dense": ours("dense"), "peer": peer}, (*arrays(rule), rule), rounds)
+  some = (*arrays(rule), rule)
+  whole = medians({"blocks": (ours("blocks"), some), "dense": (ours("dense"), some),
+                   "peer": (peer, arrays(rule, heads_first=False))}, rounds)
   print("batch 4 of 1,024 tokens:", {name: f"{ms:.1f} ms" for name, ms in whole.items()})
   rule = causal(1, 512, documents=8)
-  packed = medians({"blocks": ours("blocks"), "dense": ours("dense")}, (*arrays(rule), rule), max(rounds // 3, 3))
+  some = (*arrays(rule), rule)
+  packed = medians({"blocks": (ours("blocks"), some), "dense": (ours("dense"), some)}, max(rounds // 3, 3))
   print("a row of 8 documents of 512:", {name: f"{ms:.1f} ms" for name, ms in packed.items()})
   (small, _), (large, own) = bytes_of(4096), bytes_of(16384)
   print(f"temporary bytes: {small / 2**20:.0f} MiB at 4,096 tokens, {large / 2**20:.0f} MiB at 16,384, where q, k, v "

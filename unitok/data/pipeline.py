@@ -12,7 +12,7 @@ import numpy as np
 
 from unitok import config
 from unitok.data.shards import LONGEST, CodeShards, most_tokens
-from unitok.objectives import NEEDS, OBJECTIVES, check, possible
+from unitok.objectives import MOST_QUESTIONS, NEEDS, OBJECTIVES, check, possible
 from unitok.objectives.codes import Codes
 from unitok.sequence import AXES, PADDING, Batch, build
 from unitok.sequence import Sequence as Document
@@ -65,8 +65,8 @@ def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, d
   It is endless, or, with `epochs`, gives each record so often and fills the last batch with rows of padding.
   `get_state()` and `set_state()` continue with exactly the same batches. A thread prepares some ahead; `close()` ends
   it. ValueError: shards of other tokenizers than the vocabulary's, no record for any objective, an illegal mixture,
-  a document longer than decoder.row_length, or a grid larger than decoder.grid_embedding (the longest caption and
-  the largest grid are tried at once).
+  a document longer than decoder.row_length, pictures of several grids without size tokens, or a grid larger than
+  decoder.grid_embedding (the longest caption and the largest grid are tried at once).
   """
   shards = [shards] if isinstance(shards, CodeShards) else list(shards)
   examples, documents = _Examples(shards, vocabulary, mixture(decoder)), _Documents(vocabulary, decoder)
@@ -76,6 +76,10 @@ def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, d
     height, width = examples.grid
     raise ValueError(f"decoder.grid_embedding is {decoder.grid_embedding}, the pictures have up to {height} x {width} "
                      f"codes; raise it to {max(height, width)} or more, or take 0 for none")
+  if len(examples.grids) > 1 and not decoder.objectives.size_tokens:
+    grids = ", ".join(f"{height} x {width}" for height, width in examples.grids)
+    raise ValueError(f"decoder.objectives.size_tokens is False, but the pictures have grids of {grids} codes; switch it "
+                     "on in a new workdir, so that each says which it has, or give data.sizes one size")
   documents.try_longest(examples)
   batch_size = batch_size or decoder.train.batch_size
   rows = -(-BINS // batch_size)   # batches packed at a time
@@ -208,8 +212,8 @@ def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[in
   """Zeros of the largest form a record may have; nothing where there is none. longest, pieces: as a manifest has them."""
   zeros = lambda name: np.zeros(longest[name], np.int32)
   objects = ((zeros("longest_name"), np.zeros(4, np.int32)),) * longest["most_objects"]
-  # as many as an objective may take (Objectives.questions)
-  questions = ((zeros("longest_question"), zeros("longest_answer")),) * 16 if longest["longest_answer"] else ()
+  question = (zeros("longest_question"), zeros("longest_answer"))
+  questions = (question,) * MOST_QUESTIONS if longest["longest_answer"] else ()
   text, sentences = (), ()
   if most := longest["longest_text"]:
     # as few captions as have that many codes together; the first has all the sentences but one for each other

@@ -250,4 +250,7 @@ def open_scenes(data: Scenes, split: str) -> SceneSource:
   """`data.train_examples` (or `val_examples`) scenes of "train", "val" or "heldout"."""
   if data.image_size < 16:
     raise ValueError(f"data.image_size: {data.image_size} pixels cannot show a scene; at least 16")
+  for name, least in (("train_examples", 1), ("val_examples", 0)):
+    if getattr(data, name) < least:
+      raise ValueError(f"data.{name}: {getattr(data, name)} must be {least} or more scenes")
   return _open(data, split)

@@ -11,6 +11,7 @@ from unitok.evaluation.examples import Context, Result, load_examples, nothing_s
 from unitok.evaluation.likelihood import evaluate_nats, evaluate_objectives
 from unitok.evaluation.reconstruction import evaluate_reconstruction
 from unitok.evaluation.scene_tasks import evaluate_scenes
+from unitok.evaluation.scenes import read_caption
 from unitok.evaluation.statistics import merge
 from unitok.evaluation.understanding import evaluate_understanding
 
@@ -18,6 +19,8 @@ EVALUATIONS: dict[str, Callable[[Context], Result]] = {
     "scenes": evaluate_scenes,
 }
 """By the source's name, where one has more truth than captions; `evaluate_captioned` for all others."""
+READERS: dict[str, Callable[[str], Any]] = {"scenes": read_caption}
+"""By the source's name, where its captions can be read."""
 
 
 def evaluate(model: Any, say: Callable[[str], None] = nothing_said) -> Result:
@@ -36,7 +39,7 @@ def evaluate(model: Any, say: Callable[[str], None] = nothing_said) -> Result:
       long += len(texts) - len(captions[n])
   if long:
     say(f"evaluate: {long} captions are passed over, too long for a row of {config.decoder.row_length} tokens")
-  context = Context(model, val, heldout, say)
+  context = Context(model, val, heldout, say, READERS.get(source_name(config.data)))
   if not len(val):
     say("evaluate: the source has no validation pictures, so nothing is measured; give it a split (data.val_share)")
     return Result({})

@@ -99,6 +99,7 @@ class Context:
   val: Examples
   heldout: Examples
   say: Callable[[str], None] = nothing_said     # one line on what is done now
+  read: Callable[[str], Any] | None = None      # what a caption says, the same in whatever words; None: nobody can tell
 
   @property
   def config(self) -> Config:

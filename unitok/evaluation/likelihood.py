@@ -52,8 +52,8 @@ def evaluate_nats(context: Context) -> Result:
   return Result({"decoder": {"nats_per_token": nats}} if nats else {}, figures)
 
 
-SPOKEN_FOR = ("text_to_image", "image_to_text", "infill", "parallel", "question", "locate", "layout", "glm_spans",
-              "interleaved")
+SPOKEN_FOR = ("text_to_image", "image_to_text", "infill", "parallel", "question", "locate", "detect", "layout",
+              "glm_spans", "glm_sentences", "glm_document", "interleaved")
 """Objectives with a figure of their own; the others are told by the nats of their targets."""
 
 

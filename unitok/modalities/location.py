@@ -33,6 +33,13 @@ class LocationModality:
     return np.stack([x0, y0, x1, y1], -1).astype(np.float32)
 
 
+def vectors(waves: int = 64) -> np.ndarray:
+  """f32[BINS waves]: what the bins are told apart by; near bins are near. Cosines over the picture, slow ones larger."""
+  wave = np.arange(waves)
+  middles = (np.arange(BINS) + 0.5) / BINS
+  return (np.cos(np.pi * np.outer(middles, wave)) / (1 + wave / 8)).astype(np.float32)
+
+
 def overlap(one, other) -> np.ndarray:
   """Intersection over union of boxes [… 4] x0 y0 x1 y1."""
   one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)

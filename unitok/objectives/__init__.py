@@ -21,7 +21,7 @@ from unitok.objectives.interleaved import interleaved
 from unitok.objectives.pair import pair
 from unitok.objectives.parallel import parallel
 from unitok.objectives.prefix_lm import prefix_lm
-from unitok.objectives.question import question
+from unitok.objectives.question import MOST_QUESTIONS, question
 from unitok.objectives.text import text
 from unitok.objectives.text_to_image import text_to_image
 from unitok.sequence import Part
@@ -93,7 +93,7 @@ def check(options: Objectives):
       ("blank_share", "above 0, up to 1", 0 < options.blank_share <= 1),
       ("blank_length", "above 0", 0 < options.blank_length < math.inf),
       ("least_groups", "1 or more", options.least_groups >= 1),
-      ("questions", "1 or more", options.questions >= 1),
+      ("questions", f"in 1 .. {MOST_QUESTIONS}", 1 <= options.questions <= MOST_QUESTIONS),
       ("training_grid", "0 or more", options.training_grid >= 0),
       ("hole_share", "two numbers, 0 <= least <= greatest <= 1", 0 <= least <= most <= 1)):
     if not fits:

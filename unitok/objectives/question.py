@@ -5,6 +5,9 @@ from unitok.config import Objectives
 from unitok.objectives.codes import Codes, control, prompt, shown
 from unitok.sequence import Part
 
+MOST_QUESTIONS = 16
+"""More are not to be asked for: documents of so many are tried for their length at the start."""
+
 
 def question(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   """One of the example's questions, evenly; picture and question see each other.
