@@ -58,8 +58,8 @@ def test_step_descends_the_loss(losses):
 
   def loss(params):
     target = to_pm1(PIXELS)
-    painted, _, quantized, _ = tokenizer.through(params, state.extra["quantizer"], target)
-    return sum(picture_losses(painted, target, losses).values()) + sum(quantized.losses.values())
+    last, quantized, _ = tokenizer.through(params, state.extra["quantizer"], target)
+    return sum(picture_losses(tokenizer.finish(params, last), target, losses).values()) + sum(quantized.losses.values())
 
   value, grads = jax.value_and_grad(loss)(state.params)
   assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
@@ -87,20 +87,20 @@ def test_judge_waits_and_then_pushes():
   target, params, judge = to_pm1(PIXELS), state.params, state.extra["judge"]["params"]
   adversary = Adversary(JUDGED, FLOAT32)
 
-  def of_last(kernel, loss):
-    leave = {**params["painter"]["leave"]}
-    last = list(leave)[-1]
-    leave[last] = {**leave[last], "kernel": kernel}
-    painted = tokenizer.through({**params, "painter": {**params["painter"], "leave": leave}}, state.extra["quantizer"], target)[0]
-    return loss(painted)
+  last_layer = lambda params: list(params["painter"]["leave"].values())[-1]
 
-  kernel = list(params["painter"]["leave"].values())[-1]["kernel"]
-  pixels = jax.grad(of_last)(kernel, lambda x: sum(picture_losses(x, target, JUDGED).values()))
-  pushed = jax.grad(of_last)(kernel, lambda x: -adversary.judge(judge, x).mean())
-  norms = jnp.linalg.norm(pixels), jnp.linalg.norm(pushed)
+  def of_last(layer, loss):
+    leave = {**params["painter"]["leave"]}
+    leave[list(leave)[-1]] = layer
+    last, _, _ = tokenizer.through(params, state.extra["quantizer"], target)
+    return loss(tokenizer.finish({**params, "painter": {**params["painter"], "leave": leave}}, last))
+
+  pixels = jax.grad(of_last)(last_layer(params), lambda x: sum(picture_losses(x, target, JUDGED).values()))
+  pushed = jax.grad(of_last)(last_layer(params), lambda x: -adversary.judge(judge, x).mean())
+  norms = optax.tree.norm(pixels), optax.tree.norm(pushed)
   assert metrics["judge_balance"] == pytest.approx(float(0.7 * norms[0] / norms[1]), rel=1e-3)
-  taken = list(state.params["painter"]["leave"].values())[-1]["kernel"] - list(new.params["painter"]["leave"].values())[-1]["kernel"]
-  np.testing.assert_allclose(taken, pixels + metrics["judge_balance"] * pushed, atol=1e-5)
+  taken = jax.tree.map(lambda a, b: a - b, last_layer(state.params), last_layer(new.params))
+  jax.tree.map(lambda t, a, b: np.testing.assert_allclose(t, a + metrics["judge_balance"] * b, atol=1e-5), taken, pixels, pushed)
 
 
 def test_judge_learns_to_tell():
@@ -108,8 +108,7 @@ def test_judge_learns_to_tell():
   adversary = Adversary(dataclasses.replace(JUDGED, judge_learning_rate=1e-2, lecam=0.0, r1=0.0), FLOAT32)
   state, real = adversary.init(jax.random.key(0)), to_pm1(PIXELS)
   fake = jnp.zeros_like(real) + real.mean((1, 2), keepdims=True)
-  last, towards = jnp.ones((4, 8, 8, 8)), jnp.ones_like(real)
-  step = jax.jit(lambda s: adversary.step(s, 5, fake, real, last, towards, 2))
+  step = jax.jit(lambda s: adversary.step(s, 5, fake, real, jnp.ones_like(real), lambda gradient: {"kernel": gradient}))
   losses = []
   for _ in range(60):
     state, _, told = step(state)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from unitok.config import ImageTokenizer, Quantizer, Train
-from unitok.models.autoencoder import check, depth_to_space, depthwise, space_to_depth, to_pm1, to_u8
+from unitok.models.autoencoder import NETWORKS, check, to_pm1, to_u8
+from unitok.models.convnext import depth_to_space, depthwise, space_to_depth
 from unitok.models.quantizers import QUANTIZERS
 from unitok.optim import optimizer
 from unitok.steps import Tokenizer, tokenizer_state, tokenizer_step

@@ -194,6 +194,9 @@ class ImageCodes:
 @dataclass(frozen=True)
 class ImageTokenizer(ImageCodes):
   """Convolutional VQ autoencoder."""
+  network: str = "convnext"
+  """A name in NETWORKS: convnext (fast on a CPU, for small pictures) or vqgan (the field's residual blocks, with attention
+  at the coarsest level)."""
   widths: tuple[int, ...] = (64, 128)
   """Channels of each level, fine to coarse; every level after the first halves the grid."""
   blocks: tuple[int, ...] = (1, 2)
@@ -201,7 +204,9 @@ class ImageTokenizer(ImageCodes):
   patch: int = 2
   """Space-to-depth at the input: pixels of side `patch` become channels."""
   encoder_kernel: int = 3
-  """Side of the encoder's convolutions; 1 makes every code depend on its own pixels alone."""
+  """convnext: side of the encoder's convolutions; 1 makes every code depend on its own pixels alone."""
+  latent: int = 256
+  """vqgan: channels between the convolutions and the codes."""
   quantizer: Quantizer = field(default_factory=Quantizer)
   losses: PictureLosses = field(default_factory=PictureLosses)
   train: Train = field(default_factory=Train)

@@ -62,15 +62,20 @@ class Tokenizer:
   def decode(self, params, state, codes):
     """codes i32[b h w] -> u8[b H W 3]."""
     values = self.quantizer.lookup(params["quantizer"], state, codes.ravel(), self.options.quantizer)
-    return to_u8(self._model(params).painter(values.reshape(*codes.shape, -1)))
+    painter = self._model(params).painter
+    return to_u8(painter.finish(painter.paint(values.reshape(*codes.shape, -1))))
 
   def through(self, params, state, target):
-    """Pictures f32[b h w 3] through the codes: (what is painted, what the last layer paints from, Quantized, z f32[n d])."""
+    """Pictures f32[b h w 3] through the codes: (what the last layer paints from, Quantized, z f32[n d])."""
     model = self._model(params)
     z = model.encoder(target)
     flat = z.reshape(-1, z.shape[-1])
     quantized = self.quantizer.quantize(params["quantizer"], state, flat, self.options.quantizer)
-    return *model.painter.paint(quantized.values.reshape(z.shape)), quantized, flat
+    return model.painter.paint(quantized.values.reshape(z.shape)), quantized, flat
+
+  def finish(self, params, last):
+    """The painted pictures f32[b h w 3]."""
+    return self._model(params).painter.finish(last)
 
 
 def tokenizer_state(tokenizer: Tokenizer, tx, key) -> TrainState:
@@ -86,8 +91,8 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
   train, losses, target, extra = tokenizer.options.train, tokenizer.options.losses, to_pm1(pixels), dict(state.extra)
 
   def forward(params):
-    painted, last, quantized, z = tokenizer.through(params, extra["quantizer"], target)
-    return (painted, sum(quantized.losses.values(), jnp.float32(0))), (last, quantized, z)
+    last, quantized, z = tokenizer.through(params, extra["quantizer"], target)
+    return (tokenizer.finish(params, last), sum(quantized.losses.values(), jnp.float32(0))), (last, quantized, z)
 
   (painted, of_codes), back, (last, quantized, z) = jax.vjp(forward, state.params, has_aux=True)
   def difference(painted):
@@ -97,8 +102,8 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
   judged = {}
   if losses.adversarial:
     adversary = Adversary(losses, tokenizer.precision)
-    extra["judge"], push, judged = adversary.step(extra["judge"], state.step, painted, target, last, towards,
-                                                  tokenizer.options.patch)
+    last_layer = jax.vjp(lambda params: tokenizer.finish(params, last), state.params)[1]
+    extra["judge"], push, judged = adversary.step(extra["judge"], state.step, painted, target, towards, last_layer)
     towards = towards + push
   grads, = back((towards, jnp.float32(1)))
   updates, opt_state = tx.update(grads, state.opt_state, state.params)

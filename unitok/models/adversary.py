@@ -2,7 +2,6 @@
 import jax
 import jax.numpy as jnp
 import optax
-from einops import rearrange
 from flax import nnx
 
 from unitok.config import PictureLosses
@@ -50,20 +49,19 @@ class Adversary:
   def judge(self, params, pictures):
     return nnx.merge(self.graph, params)(pictures)
 
-  def step(self, state, number, painted, target, last, towards, patch: int):
+  def step(self, state, number, painted, target, towards, last_layer):
     """One update, from step `judge_start` on -> (state, gradient of the painted pixels, metrics).
 
-    last [b h w c] and towards [b H W 3] are what the last layer paints from and the gradient of the other losses. Where
-    the two gradients of its kernel have norms a and b, the judge's is weighed by adversarial · a / b (VQGAN, eq. 7).
+    towards [b h w 3] is the gradient of the other losses, last_layer gives the gradients of the last layer's parameters
+    for one of the pixels. Where those of the two have norms a and b, the judge's is weighed by adversarial · a / b
+    (VQGAN, eq. 7).
     """
     options, stop = self.options, jax.lax.stop_gradient
     painted = stop(painted)
 
     def play(state):
       push = jax.grad(lambda x: -self.judge(state["params"], x).mean())(painted)
-      of_kernel = lambda x: jnp.einsum("bhwc,bhwd->cd", last, rearrange(
-          x, "b (h i) (w j) c -> b h w (i j c)", i=patch, j=patch), precision="highest")
-      norm = lambda gradient: jnp.linalg.norm(of_kernel(gradient))
+      norm = lambda gradient: optax.tree.norm(last_layer(gradient))
       balance = jnp.clip(norm(towards) / (norm(push) + 1e-6), 0, 1e4) * options.adversarial
       (loss, (means, told)), grads = jax.value_and_grad(self.loss, has_aux=True)(state["params"], state["means"], painted, target)
       updates, opt_state = self.tx.update(grads, state["opt_state"], state["params"])
