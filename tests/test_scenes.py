@@ -79,6 +79,16 @@ def test_too_small_and_unknown_split():
   assert not len(open_scenes(c.Scenes(held_out=()), "heldout"))
 
 
+def test_counts_are_of_training_alone():
+  data = c.Scenes(train_examples=600, val_examples=600, counts=(0.0, 1.0, 3.0))
+  share = lambda split: np.bincount([len(open_scenes(data, split)[n].objects) for n in range(600)], minlength=4) / 600
+  np.testing.assert_allclose(share("train"), [0, 0, 0.25, 0.75], atol=0.05)
+  np.testing.assert_allclose(share("val"), [0, 1 / 3, 1 / 3, 1 / 3], atol=0.06)
+  for counts in ((0.0, 0.0, 0.0), (-1.0, 1.0, 1.0)):
+    with pytest.raises(ValueError, match="data.counts: .* must be three shares from 0 on"):
+      open_scenes(c.Scenes(counts=counts), "train")
+
+
 def test_two_objects_on_average_and_every_attribute():
   scenes = [r.fields["scene"] for r in records("train", n=600)]
   count = [len(s.things) for s in scenes]

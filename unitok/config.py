@@ -41,6 +41,8 @@ class Scenes(Data):
   held_out: tuple[str, ...] = ("red circle", "blue square", "green triangle", "yellow cross", "purple bar",
                                "orange ring")
   """"colour shape" combinations that training never shows."""
+  counts: tuple[float, float, float] = (1.0, 1.0, 1.0)
+  """Shares of training pictures with one, two and three shapes; evaluation has as many of each."""
   changes: bool = False
   """A scene is also an interleaved document: caption, picture, a change asked for in words, the changed picture."""
   seed: int = 0

@@ -4,6 +4,7 @@ One to three objects, each of a shape, a colour, a size and one of nine places, 
 backgrounds, the centres jittered. Lengths are shares of the picture's side, so any side works.
 """
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ BACKGROUNDS = dict(white=(242, 242, 242), black=(14, 14, 14), grey=(118, 118, 11
 RADII = dict(small=0.108, large=0.15)
 PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 JITTER = 0.02
+EVEN = (1.0, 1.0, 1.0)
 
 
 def _box(x, y, half_width, half_height):
@@ -84,9 +86,12 @@ def draw(scene: Scene, height: int, width: int = 0) -> np.ndarray:
   return np.round(canvas).astype(np.uint8)
 
 
-def random_scene(rng: np.random.Generator, allowed: list[tuple[str, str]], wanted: list[tuple[str, str]] = ()) -> Scene:
-  """One to three things in different places; where `wanted` is given the first is one of those combinations."""
-  count = int(rng.integers(1, 4))
+def random_scene(rng: np.random.Generator, allowed: list[tuple[str, str]], wanted: list[tuple[str, str]] = (),
+                 counts: tuple[float, ...] = EVEN) -> Scene:
+  """One to three things, in shares `counts`, in different places; where `wanted` is given the first is one of those
+  combinations."""
+  count = int(rng.integers(1, 4)) if counts == EVEN else \
+      1 + int(np.searchsorted(np.cumsum(counts), rng.random() * sum(counts), "right"))
   places = rng.permutation(len(PLACES))[:count]
   things, centres = [], []
   for n, place in enumerate(places):
@@ -224,7 +229,8 @@ class SceneSource:
   def scene(self, index: int) -> tuple[Scene, np.random.Generator]:
     rng = np.random.default_rng((self.data.seed, SPLITS[self.split], index))
     wanted = self.kept_out if self.split == "heldout" else ()
-    return random_scene(rng, self.shown + list(wanted), wanted), rng
+    counts = self.data.counts if self.split == "train" else EVEN
+    return random_scene(rng, self.shown + list(wanted), wanted, counts), rng
 
   def __getitem__(self, index: int) -> Record:
     if not 0 <= index < len(self):
@@ -250,6 +256,8 @@ def open_scenes(data: Scenes, split: str) -> SceneSource:
   """`data.train_examples` (or `val_examples`) scenes of "train", "val" or "heldout"."""
   if data.image_size < 16:
     raise ValueError(f"data.image_size: {data.image_size} pixels cannot show a scene; at least 16")
+  if min(data.counts) < 0 or not 0 < sum(data.counts) < math.inf:
+    raise ValueError(f"data.counts: {data.counts} must be three shares from 0 on, one of them above 0")
   for name, least in (("train_examples", 1), ("val_examples", 0)):
     if getattr(data, name) < least:
       raise ValueError(f"data.{name}: {getattr(data, name)} must be {least} or more scenes")
