@@ -93,12 +93,14 @@ def read(path: str, family: str) -> tuple[c.ImageTokenizer, dict]:
       raise ValueError(f"{path}: as {family} it lacks {name}; is it of another family ({', '.join(FAMILIES)})?")
     unused.discard(name)
     value = tensors[name]
+    want = leaf.shape
     if path_here.endswith("kernel"):
-      value = value[:, :, None, None] if value.ndim == 2 else value      # Janus' attention as linear layers
-      value = value.transpose(2, 3, 1, 0)                                # out, in, rows, columns -> rows, columns, in, out
-    if value.shape != leaf.shape:
-      raise ValueError(f"{path}: {name} is {list(value.shape)}, must be {list(leaf.shape)}; the file is damaged or of another "
-                       "network")
+      value = value[:, :, None, None] if value.ndim == 2 else value      # attention as linear layers
+      rows, columns, into, outof = leaf.shape
+      want = outof, into, rows, columns
+    if value.shape != want:
+      raise ValueError(f"{path}: {name} is {list(value.shape)}, must be {list(want)}; the file is damaged or of another network")
+    value = value.transpose(2, 3, 1, 0) if path_here.endswith("kernel") else value
     return value
 
   params = jax.tree_util.tree_map_with_path(one, shapes)
