@@ -22,7 +22,8 @@ class Data:
   """fit: stretch to the square; crop: scale the short side, cut the centre; pad: scale the long side, fill."""
   sizes: tuple[tuple[int, int], ...] = ()
   """(height, width) in pixels that the decoder's training pictures may have: each takes the one nearest to its own
-  aspect ratio. Left out: all are squares, as the tokenizer's training and the evaluation are in any case."""
+  aspect ratio. Several need decoder.objectives.size_tokens. Left out: all are squares, as the tokenizer's training and the
+  evaluation are in any case."""
   background: tuple[int, int, int] = (255, 255, 255)
   """RGB 0..255 behind transparent pixels and padding."""
   on_bad: Literal["stop", "skip"] = "stop"
