@@ -58,7 +58,7 @@ from unitok.config import (Config, Decoder, Evaluation, ImageTokenizer, Quantize
 def get_config() -> Config:
   return Config(
       name="scenes_demo",
-      minutes=9.75,
+      minutes=9.6,
       # 36 pixels, so that a code stands for 6x6 of them and each of the nine places for 2x2 codes
       data=Scenes(image_size=36, train_examples=20_000, val_examples=1_000, counts=(0.15, 0.3, 0.55)),
       text=Text(vocab_size=404, split_by_whitespace=False, max_captions=4_000),

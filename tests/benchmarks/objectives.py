@@ -41,8 +41,10 @@ COUNTED = 1_000
 FIGURES = {"text_to_image": ("text_to_image.accuracy",), "image_to_text": ("caption.exact_match",),
            "infill": ("infill.accuracy", "infill.accuracy_rectangles", "infill.accuracy_patches", "infill.accuracy_halves"),
            "parallel": ("parallel.accuracy",), "question": ("answers.accuracy", "answers.accuracy_open"),
-           "locate": ("locate.found",), "layout": ("layout.accuracy",), "glm_spans": ("blanks.accuracy",),
-           "interleaved": ("interleaved.accuracy",)}
+           "locate": ("locate.found",), "layout": ("layout.accuracy",), "glm_spans": ("blanks.read", "blanks.accuracy"),
+           "glm_document": ("blanks.read_document", "blanks.accuracy_document"),
+           "glm_sentences": ("blanks.read_sentences", "blanks.accuracy_sentences"),
+           "detect": ("detect.found", "detect.pictures_right"), "interleaved": ("interleaved.accuracy",)}
 """Of each objective, its own first; the others have objectives.NAME, nats, where less is better."""
 
 
