@@ -124,6 +124,8 @@ def test_overfits_one_batch(kind):
 
 @pytest.mark.parametrize("options, size, message", [
     (dict(quantizer=Quantizer(kind="pq")), 16, "quantizer.kind: 'pq' is unknown; one of l2"),
+    (dict(quantizer=Quantizer(kind="lfq", codebook_size=500)), 16, "quantizer.codebook_size: 500 is no power of two"),
+    (dict(quantizer=Quantizer(kind="fsq", levels=(8, 1))), 16, r"quantizer.levels: \(8, 1\)"),
     (dict(network="vit"), 16, "image_tokenizer.network: 'vit' is unknown; one of convnext, vqgan"),
     (dict(network="vqgan", widths=(48, 64)), 16, r"widths: \(48, 64\) must be multiples of 32"),
     (dict(blocks=(1,)), 16, r"blocks: \(1,\) must have one number a level"),

@@ -109,7 +109,8 @@ def oracle(tmp_path_factory):
   return Oracle(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
 
 
-WANTED = ["image_tokenizer.psnr_db", "image_tokenizer.codebook_usage", "image_tokenizer.perplexity",
+WANTED = ["image_tokenizer.psnr_db", "image_tokenizer.ssim", "image_tokenizer.bits_per_pixel",
+          "image_tokenizer.codebook_usage", "image_tokenizer.perplexity",
           "decoder.nats_per_token.text", "decoder.nats_per_token.image", "objectives.text",
           *[f"text_to_image.{score}{suffix}" for score in ("accuracy", "attribute_accuracy")
             for suffix in ("", "_heldout", "_empty_prompt")],

@@ -1,4 +1,5 @@
 """The autoencoder around a quantizer: which network, which pictures it can take."""
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -34,6 +35,7 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
   if options.quantizer.kind not in QUANTIZERS:
     raise ValueError(f"image_tokenizer.quantizer.kind: {options.quantizer.kind!r} is unknown; one of "
                      f"{', '.join(QUANTIZERS)}")
+  jax.eval_shape(lambda key: QUANTIZERS[options.quantizer.kind].init(key, options.quantizer), jax.random.key(0))   # its sizes
   if options.network not in NETWORKS:
     raise ValueError(f"image_tokenizer.network: {options.network!r} is unknown; one of {', '.join(NETWORKS)}")
   if options.network == "vqgan" and any(width % min(vqgan.GROUPS, width) for width in options.widths):
