@@ -103,11 +103,11 @@ def test_detect(capsys, tmp_path_factory, files):
   """An object a line: its file, its name, its box."""
   folder = small_run.made(tmp_path_factory, small_run.VERSATILE)
   capsys.readouterr()      # what the stages said, where it was made just now
-  asked = ["detect", "--model", str(folder), *files, "--temperature", "1", "--limit", "3", "--name-limit", "4"]
+  asked = ["detect", "--model", str(folder), *files, "--temperature", "1", "--limit", "9", "--name-limit", "2"]
   said = call(capsys, *asked)
   assert [x["file"] for x in said["outputs"]] == files and said["sampling"]["temperature"] == 1
   boxes = [(x["file"], one) for x in said["outputs"] for one in x["objects"]]
-  assert boxes and all(len(x["objects"]) <= 3 for x in said["outputs"])
+  assert boxes and all(len(x["objects"]) <= 9 for x in said["outputs"])
   assert cli.main(asked) == 0
   lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
   assert [line[0] for line in lines] == [file for file, _ in boxes]

@@ -335,8 +335,8 @@ def _lines_of(file: str) -> list[str]:
 
 
 def _line(text: str) -> str:
-  """Without line breaks and tabs."""
-  return " ".join(text.split()) if any(ch in text for ch in "\n\r\t") else text
+  """Without line breaks (all that str.splitlines knows) and tabs."""
+  return " ".join(text.split()) if set(text) & set("\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029") else text
 
 
 def _count(n: int, what: str) -> str:
