@@ -14,7 +14,7 @@ from unitok.evaluation import EVALUATIONS, evaluate
 from unitok.evaluation.captioned import _names, _told, name_in, name_pattern, named
 from unitok.evaluation.examples import Context, load_examples
 from unitok.evaluation.likelihood import SPOKEN_FOR, choose_candidates, document, retrieved, score_captions, without_prior
-from unitok.evaluation.reconstruction import psnr_db
+from unitok.evaluation.reconstruction import psnr_db, ssim
 from unitok.evaluation.scene_tasks import cover, cover_half
 from unitok.evaluation.scenes import read_caption
 from unitok.evaluation.statistics import clipped, figure, look_up, mean_interval, merge, plain, wilson
@@ -73,6 +73,25 @@ def test_nested():
       '{"a": null, "b": [3], "c": [1.0, null]}'
 
 
+def test_ssim():
+  """1 of equal pictures, the closed form of flat ones, and a window written out by hand (Wang 2004, eq. 13)."""
+  rng = np.random.default_rng(0)
+  a, b = rng.integers(0, 256, (2, 1, 11, 11, 3), dtype=np.uint8)
+  c1, c2 = 2.55**2, 7.65**2
+  flat = [np.full((1, 16, 20, 3), value, np.uint8) for value in (100, 130)]
+  assert ssim(a, a) == pytest.approx(1) and ssim(*flat) == pytest.approx((2 * 100 * 130 + c1) / (100**2 + 130**2 + c1))
+  grid = np.arange(11) - 5
+  window = np.exp(-(grid[:, None] ** 2 + grid**2) / (2 * 1.5**2))
+  window = (window / window.sum())[..., None]
+  x, y = a[0].astype(float), b[0].astype(float)
+  mean = lambda v: (window * v).sum((0, 1))
+  cover = mean((x - mean(x)) * (y - mean(y)))
+  one = (2 * mean(x) * mean(y) + c1) * (2 * cover + c2) / (
+      (mean(x)**2 + mean(y)**2 + c1) * (mean((x - mean(x))**2) + mean((y - mean(y))**2) + c2))
+  assert ssim(a, b) == pytest.approx(one.mean())
+  assert ssim(a[:, :4, :7], a[:, :4, :7]) == pytest.approx(1)
+
+
 def test_psnr():
   black = np.zeros((3, 4, 4, 3), np.uint8)
   other = black.copy()
@@ -90,7 +109,8 @@ def oracle(tmp_path_factory):
   return Oracle(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
 
 
-WANTED = ["image_tokenizer.psnr_db", "image_tokenizer.codebook_usage", "image_tokenizer.perplexity",
+WANTED = ["image_tokenizer.psnr_db", "image_tokenizer.ssim", "image_tokenizer.bits_per_pixel",
+          "image_tokenizer.codebook_usage", "image_tokenizer.perplexity",
           "decoder.nats_per_token.text", "decoder.nats_per_token.image", "objectives.text",
           *[f"text_to_image.{score}{suffix}" for score in ("accuracy", "attribute_accuracy")
             for suffix in ("", "_heldout", "_empty_prompt")],

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "data": ("config", "files", *SEQUENCES, "modalities"),
     "sampling": ("config", *SEQUENCES, *CORE),
     "explain": ("config", *SEQUENCES, "templates"),
-    "interop": ("config", "vocab", *CORE, "checkpoint"),
+    "interop": ("config", "files", "vocab", *CORE, "checkpoint"),
     "run": ("config", "vocab", "modalities", *CORE, "checkpoint"),
     "model": tuple(name for name in ALL if name != "evaluation"),
     "evaluation": ("config", *SEQUENCES, *CORE, "metrics", "sampling", "modalities", "data", "run", "model"),

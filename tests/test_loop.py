@@ -383,3 +383,20 @@ def test_image_tokenizer_stage(tmp_path, capsys):
   wide = c.from_json({**c.to_json(wide), "image_tokenizer": {**c.to_json(wide)["image_tokenizer"], "widths": [12]}})
   with pytest.raises(ValueError, match=r"init.from: checkpoint .*/6: extra/average/encoder/.* is float32\[.*\] there"):
     stage(wide, tmp_path / "e")
+
+
+def test_image_tokenizer_with_a_judge(tmp_path, capsys, monkeypatch):
+  """It is in the checkpoint, so that a resumed run is the uninterrupted one, and no part of the tokenizer that is used;
+  the held-out PSNR that it costs is told."""
+  losses = c.PictureLosses(adversarial=1.0, judge_start=2, judge_width=4, judge_layers=1, psnr_margin=-50.0)
+  judged = lambda steps: c.from_json({**c.to_json(tiny()), "image_tokenizer": {
+      **c.to_json(tiny())["image_tokenizer"], "losses": dataclasses.asdict(losses),
+      "train": dataclasses.asdict(dataclasses.replace(tiny().image_tokenizer.train, steps=steps, final_share=1.0, sample_every=2))}})
+  whole = stage(judged(6), tmp_path / "a")
+  told = capsys.readouterr().out
+  assert "step 6: the judge has cost" in told and "losses.psnr_margin -50" in told
+  watched = [line["step"] for line in lines(tmp_path / "a") if "watched/psnr_db" in line]
+  assert watched == [2, 4, 6]
+  assert whole.fingerprint != stage(tiny(), tmp_path / "b").fingerprint
+  stage(judged(4), tmp_path / "c")
+  assert stage(judged(6), tmp_path / "c").fingerprint == whole.fingerprint

@@ -68,7 +68,8 @@ def measure(folder: Path) -> dict:
   decoder = c.Decoder(layers=2, width=32, heads=4, kv_heads=2, hidden=64, row_length=16, grid_embedding=8, train=train(4))
   language = Language(decoder, 64, ("a", "b"))
   tx = optimizer(decoder.train)
-  options = c.ImageTokenizer(widths=(8, 16), blocks=(1, 1), patch=2, train=train(1),
+  losses = c.PictureLosses(adversarial=0.5, judge_start=0, judge_width=8, judge_layers=1)
+  options = c.ImageTokenizer(widths=(8, 16), blocks=(1, 1), patch=2, train=train(1), losses=losses,
                              quantizer=c.Quantizer(codebook_size=32, code_dim=4))
   tokenizer = Tokenizer(options)
   tokenizer_tx = optimizer(options.train)

@@ -1,21 +1,25 @@
 """Every quantizer in the registry, then what only one of them promises."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from unitok.config import Quantizer
-from unitok.models.quantizers import QUANTIZERS
-from unitok.models.quantizers.codebook import nearest, revive, straight_through
+from unitok.models.quantizers import QUANTIZERS, codebook
+from unitok.models.quantizers.codebook import GRADIENTS, REVIVALS, nearest, revive, rotated, straight_through
 
-OPTIONS = Quantizer(codebook_size=12, code_dim=4, levels=(3, 4, 5), revive_every=5)
+OPTIONS = Quantizer(codebook_size=16, code_dim=4, levels=(3, 4, 5), revive_every=5)
+CODEBOOKS = ("l2", "vq", "ema", "simvq")
+"""Those whose code is the nearest row of a matrix."""
 
 
-def made(kind: str, n: int = 40, seed: int = 0):
+def made(kind: str, n: int = 40, seed: int = 0, options: Quantizer = OPTIONS):
   """(quantizer, params, state, z f32[n d])."""
   quantizer = QUANTIZERS[kind]
-  params, state = quantizer.init(jax.random.key(seed), OPTIONS)
-  return quantizer, params, state, jax.random.normal(jax.random.key(seed + 1), (n, quantizer.dim(OPTIONS)))
+  params, state = quantizer.init(jax.random.key(seed), options)
+  return quantizer, params, state, jax.random.normal(jax.random.key(seed + 1), (n, quantizer.dim(options)))
 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
@@ -39,13 +43,17 @@ def test_every_code_has_values_of_its_own(kind):
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
 def test_the_encoder_learns_through_it(kind):
-  """Where the gradient is the identity on its input: ema. l2 puts the sphere's tangent before it, fsq a tanh."""
+  """Where the gradient is the identity: on vq's, ema's, simvq's and lfq's input. l2 puts the sphere's tangent before it,
+  fsq a tanh, ibq a softmax."""
   quantizer, params, state, z = made(kind)
   weights = jax.random.normal(jax.random.key(9), z.shape)
   gradient = jax.grad(lambda z: (quantizer.quantize(params, state, z, OPTIONS).values * weights).sum())(z)
   assert (jnp.abs(gradient).sum(-1) > 0).all()
-  if kind == "ema":
+  if kind in ("vq", "ema", "simvq", "lfq"):
     np.testing.assert_allclose(gradient, weights, atol=1e-6)
+  if kind == "ibq":
+    soft = lambda z: ((jax.nn.softmax(z @ params["codebook"].T) @ params["codebook"]) * weights).sum()
+    np.testing.assert_allclose(gradient, jax.grad(soft)(z), atol=1e-5)
   if kind == "l2":
     unit = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
     tangent = (weights - (weights * unit).sum(-1, keepdims=True) * unit) / jnp.linalg.norm(z, axis=-1, keepdims=True)
@@ -73,6 +81,97 @@ def test_straight_through():
   np.testing.assert_array_equal(jax.jacobian(lambda z: straight_through(z, values))(z), np.eye(2))
 
 
+def test_rotation_turns_the_gradient_with_the_code():
+  """2410.06424: forward the code; the gradient keeps its angle to it, and grows by |code| / |z|."""
+  z, values, gradient = jax.random.normal(jax.random.key(0), (3, 50, 6))
+  np.testing.assert_allclose(rotated(z, values), values, atol=1e-5)
+  back = jax.vjp(lambda z: rotated(z, values), z)[1](gradient)[0]
+  length = lambda x: np.linalg.norm(x, axis=-1)
+  angle = lambda a, b: (a * b).sum(-1) / length(a) / length(b)
+  np.testing.assert_allclose(angle(back, z), angle(gradient, values), atol=1e-5)
+  np.testing.assert_allclose(length(back), length(gradient) * length(values) / length(z), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", (*CODEBOOKS, "bsq"))
+def test_the_way_of_the_gradient_changes_no_value(kind):
+  quantizer, params, state, z = made(kind)
+  quantized = [quantizer.quantize(params, state, z, dataclasses.replace(OPTIONS, gradient=way)) for way in GRADIENTS]
+  np.testing.assert_allclose(*(one.values for one in quantized), atol=1e-5)
+  np.testing.assert_array_equal(*(one.codes for one in quantized))
+
+
+@pytest.mark.parametrize("kind", (*CODEBOOKS, "ibq"))
+def test_chunks_change_nothing(kind, monkeypatch):
+  """Codes, values, losses and gradients, where only three positions are held against the codes at a time."""
+  quantizer, params, state, z = made(kind)
+  weights = jax.random.normal(jax.random.key(9), z.shape)
+
+  def loss(params, z):
+    quantized = quantizer.quantize(params, state, z, OPTIONS)
+    return (quantized.values * weights).sum() + sum(quantized.losses.values()), quantized
+
+  whole = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, z)
+  monkeypatch.setattr(codebook, "CELLS", 3 * OPTIONS.codebook_size)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+               whole, jax.value_and_grad(loss, (0, 1), has_aux=True)(params, z))
+
+
+@pytest.mark.parametrize("kind", (*CODEBOOKS, "ibq"))
+def test_many_codes_take_little_memory(kind):
+  """2^16 codes against 2,048 positions, forward and backward: no f32[2048 65536], which would be 512 MiB."""
+  options = dataclasses.replace(OPTIONS, codebook_size=1 << 16)
+  quantizer = QUANTIZERS[kind]
+  params, state = jax.eval_shape(lambda key: quantizer.init(key, options), jax.random.key(0))
+  def loss(params, state, z):
+    quantized = quantizer.quantize(params, state, z, options)
+    return (quantized.values**2).sum() + sum(quantized.losses.values())
+  compiled = jax.jit(jax.grad(loss, (0, 2), allow_int=True)).lower(params, state, jnp.zeros((2048, 4))).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < 400 << 20
+
+
+def test_vq_starts_from_the_first_batch():
+  quantizer, params, state, z = made("vq")
+  new, carried, _ = quantizer.update(params, state, z, jnp.zeros(40, jnp.int32), jnp.array(0), jax.random.key(2), OPTIONS)
+  assert (jnp.abs(new["codebook"][:, None] - z).max(-1).min(-1) < 0.1).all() and not carried["fresh"]
+  kept, _, _ = quantizer.update(new, carried, z + 5, jnp.zeros(40, jnp.int32), jnp.array(0), jax.random.key(3), OPTIONS)
+  np.testing.assert_array_equal(kept["codebook"], new["codebook"])
+
+
+def test_simvq_moves_all_codes_at_once():
+  """One code's gradient turns the matrix, which every code shares; the frozen codes stay."""
+  quantizer, params, state, z = made("simvq")
+  loss = lambda params: (quantizer.quantize(params, state, z[:1], OPTIONS).losses["codebook"])
+  moved = {"matrix": params["matrix"] - 0.1 * jax.grad(loss)(params)["matrix"]}
+  every = jnp.arange(OPTIONS.codebook_size)
+  before, after = (quantizer.lookup(p, state, every, OPTIONS) for p in (params, moved))
+  assert (jnp.abs(before - after).max(-1) > 0).all()
+  _, carried, _ = quantizer.update(params, state, z, every, jnp.array(5), jax.random.key(0), OPTIONS)
+  np.testing.assert_array_equal(carried["codebook"], state["codebook"])
+
+
+@pytest.mark.parametrize("kind", ["lfq", "bsq"])
+def test_bits(kind):
+  """The code's bits are the signs; the entropy loss is least where each position is sure and all codes are used."""
+  quantizer, params, state, z = made(kind)
+  quantized = quantizer.quantize(params, state, z, OPTIONS)
+  assert quantized.codes.tolist() == [sum(1 << p for p in range(4) if one[p] >= 0) for one in np.array(z)]
+  np.testing.assert_array_equal(jnp.sign(quantized.values), jnp.sign(z))
+  loss = lambda z: float(quantizer.quantize(params, state, z, OPTIONS).losses["entropy"])
+  every = 9 * quantizer.lookup(params, state, jnp.arange(16), OPTIONS)
+  least = -OPTIONS.entropy_weight * 4 * np.log(2)
+  assert abs(loss(every) - least) < (0.01 if kind == "lfq" else 0.1 * abs(least))
+  assert abs(loss(jnp.ones((16, 4)))) < 0.02                         # sure, but one code
+  assert least < loss(z) < abs(least)
+  with pytest.raises(ValueError, match="quantizer.codebook_size: 12 is no power of two.*take 8 or 16"):
+    quantizer.init(jax.random.key(0), dataclasses.replace(OPTIONS, kind=kind, codebook_size=12))
+
+
+def test_ibq_teaches_every_code():
+  quantizer, params, state, z = made("ibq")
+  loss = lambda params: (quantizer.quantize(params, state, z[:2], OPTIONS).values[:, 0]).sum()
+  assert (jnp.abs(jax.grad(loss)(params)["codebook"]).sum(-1) > 0).all()
+
+
 def test_nearest_ties_take_the_lowest():
   codebook = jnp.array([[1.0, 0], [0, 1.0], [1.0, 0], [-1.0, 0]])
   assert nearest(jnp.array([[2.0, 0], [0, 5.0], [-0.1, 0]]), codebook).tolist() == [0, 1, 3]
@@ -93,15 +192,17 @@ def test_ema_against_numpy():
   np.testing.assert_allclose(new["codebook"], sums / counts[:, None], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["ema", "l2"])
+@pytest.mark.parametrize("kind", ["ema", "l2", "vq"])
 def test_dead_codes_are_revived(kind):
   """Codes far from all data come to where the data is, live long enough to be used, and only every n-th step."""
   quantizer, params, state, z = made(kind, 400)
-  holder = params if kind == "l2" else state
-  dead = jnp.arange(12) >= 2
+  holder = state if kind == "ema" else params
+  dead = jnp.arange(16) >= 2
   away = jnp.where(dead[:, None], -jnp.ones(4), holder["codebook"])
   z = jnp.abs(z)
   holder["codebook"] = away
+  if kind == "vq":
+    state["fresh"] = jnp.zeros((), bool)
   state["counts"] = jnp.where(dead, 0.0, 10.0)
   if kind == "ema":
     state["sums"] = state["codebook"] * state["counts"][:, None]
@@ -110,18 +211,36 @@ def test_dead_codes_are_revived(kind):
   _, _, revived = quantizer.update(params, state, z, codes, jnp.array(4), jax.random.key(3), OPTIONS)
   assert revived == 0, "not due"
   params, state, revived = quantizer.update(params, state, z, codes, jnp.array(5), jax.random.key(3), OPTIONS)
-  assert revived == 10 and (state["counts"] > 0.5).all()
+  assert revived == 14 and (state["counts"] > 0.5).all()
   after = quantizer.quantize(params, state, z, OPTIONS).codes
   assert len(np.unique(after)) >= 8
 
 
-def test_revival_leaves_living_codes():
-  codebook, counts = jnp.eye(4), jnp.array([5.0, 5, 5, 0])
-  new, new_counts, dead = revive(codebook, counts, jnp.ones((6, 4)), jnp.array(5), jax.random.key(0), OPTIONS)
+def test_split_revival():
+  """Each dead code comes beside another of the most used ones, and halves its count."""
+  options = dataclasses.replace(OPTIONS, revive="split")
+  book, counts = 10 * jnp.eye(6), jnp.array([0.0, 5, 0, 9, 7, 6])
+  new, new_counts, dead = revive(book, counts, jnp.zeros((3, 6)), jnp.array(5), jax.random.key(0), options)
+  assert dead.tolist() == [True, False, True, False, False, False]
+  assert new_counts.tolist() == [4.5, 5, 3.5, 4.5, 3.5, 6]
+  np.testing.assert_array_equal(new[np.array([1, 3, 4, 5])], book[np.array([1, 3, 4, 5])])
+  near = jnp.abs(new[np.array([0, 2])] - book[np.array([3, 4])])
+  assert 0 < near.max() < 0.2
+  few = jnp.array([0.0, 0, 0, 0, 8, 0])       # one to split: the others wait
+  new, new_counts, _ = revive(book, few, jnp.zeros((3, 6)), jnp.array(5), jax.random.key(0), options)
+  assert new_counts.tolist() == [4, 0, 0, 0, 4, 0]
+
+
+@pytest.mark.parametrize("way", REVIVALS)
+def test_revival_leaves_living_codes(way):
+  options = dataclasses.replace(OPTIONS, revive=way)
+  book, counts = jnp.eye(4), jnp.array([5.0, 5, 5, 0])
+  new, new_counts, dead = revive(book, counts, jnp.ones((6, 4)), jnp.array(5), jax.random.key(0), options)
   assert dead.tolist() == [False, False, False, True]
-  np.testing.assert_array_equal(new[:3], codebook[:3])
-  np.testing.assert_array_equal(new[3], np.ones(4))
-  assert new_counts[3] == counts.mean()
+  np.testing.assert_array_equal(new[:3], book[:3])
+  if way == "far":
+    np.testing.assert_array_equal(new[3], np.ones(4))
+    assert new_counts[3] == counts.mean()
 
 
 def test_l2_values_are_unit_vectors():

@@ -13,7 +13,7 @@ from etils import epath
 
 from train.loop import fit
 from unitok.checkpoint import Checkpoints
-from unitok.config import Config
+from unitok.config import Config, PictureLosses
 from unitok.data.drawings import save
 from unitok.data.record import BadRecord, Source
 from unitok.data.sources import open_source
@@ -28,8 +28,11 @@ from unitok.steps import Tokenizer, TrainState, tokenizer_state, tokenizer_step
 STAGE = "image_tokenizer"
 CACHE_BYTES = 4 << 30
 """Decoded pictures kept in memory."""
+WATCHED = 64
+"""Held-out pictures that are looked at every `sample_every` steps."""
 VALIDATION = 1_000
 """Pictures of the last line's PSNR and usage."""
+WATCHED_PSNR = "watched/psnr_db"
 NOTHING_TO_FREEZE = ("init.frozen: freezes the whole image tokenizer, but there is nothing to start from; set "
                      "--init.from")
 
@@ -71,9 +74,15 @@ def learn(config: Config, workdir: epath.Path):
       state = place(start_from(state, config.init.source, tokenizer), mesh)
     pictures = Pictures(open_source(config.data, "train"), config.data.image_size, options.train.batch_size,
                         config.seed, config.data.on_bad)
-    shown = first_pictures(config, 8)
+    shown = first_pictures(config, WATCHED)
     writer = open_writers(config, workdir, STAGE)
-    sample = lambda step, s: save_strip(workdir, step, modality(tokenizer, s, config), shown)
+
+    def sample(step: int, state: TrainState):
+      image = modality(tokenizer, state, config)
+      save_strip(workdir, step, image, shown[:8])
+      if options.losses.adversarial:
+        watch(image, shown, options.losses, workdir, writer, step)
+
     try:
       if whole:   # nothing to learn: the other run's tokenizer to the last bit, so its decoders go on fitting
         state = state._replace(step=state.step + options.train.steps)
@@ -88,6 +97,24 @@ def learn(config: Config, workdir: epath.Path):
     finally:
       pictures.close()
       writer.close()
+
+
+def watch(image, pixels: np.ndarray, losses: PictureLosses, workdir, writer: Writers, step: int) -> None:
+  """Writes the held-out PSNR, and tells in a line where it is below the best before the judge by more than the margin."""
+  now = psnr_db(image, pixels, image.encode(pixels))
+  writer.write(step, {WATCHED_PSNR: now})
+  lines = [line for line in read_metrics(workdir).get(STAGE, ()) if WATCHED_PSNR in line]
+  before = max((line[WATCHED_PSNR] for line in lines if line["step"] <= losses.judge_start), default=now)
+  if before - now > losses.psnr_margin:
+    print(f"{STAGE}: step {step}: the judge has cost {before - now:.1f} dB of held-out PSNR ({before:.1f} to {now:.1f}), more "
+          f"than losses.psnr_margin {losses.psnr_margin:g}; a smaller losses.adversarial (now {losses.adversarial:g}), or "
+          "losses.lecam where pictures are few, holds it back", flush=True)
+
+
+def psnr_db(image, pixels: np.ndarray, codes: np.ndarray) -> float:
+  """Of the mean squared error over all pictures, as in training."""
+  error = np.mean((image.decode(codes).astype(np.float32) - pixels) ** 2)
+  return float(-10 * np.log10(max(error, 1e-6) / 255**2))
 
 
 def make_up(config: Config, workdir: epath.Path, step: int) -> None:
@@ -267,9 +294,8 @@ def validate(image, config: Config) -> dict:
   """PSNR (of the mean squared error over all pictures) and codebook use on the first VALIDATION pictures."""
   pixels = first_pictures(config, VALIDATION)
   codes = image.encode(pixels)
-  error = np.mean((image.decode(codes).astype(np.float32) - pixels) ** 2)
-  used = usage(jax.numpy.bincount(codes.ravel(), length=image.codebook_size).astype(np.float32))
-  return {"val/psnr_db": float(-10 * np.log10(max(error, 1e-6) / 255**2)), "val/pictures": len(pixels),
+  used = usage(np.bincount(codes.ravel(), minlength=image.codebook_size).astype(np.float32))
+  return {"val/psnr_db": psnr_db(image, pixels, codes), "val/pictures": len(pixels),
           "val/codebook_usage": float(used["usage"]), "val/codebook_perplexity": float(used["perplexity"])}
 
 

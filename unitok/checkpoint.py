@@ -119,7 +119,8 @@ class Checkpoints:
 
 
 def load_part(folder, part: str, abstract) -> tuple[Any, int, dict]:
-  """(one part of the newest checkpoint of a stage's folder, its step, meta), e.g. "extra" without the optimizer.
+  """(one part of the newest checkpoint of a stage's folder, its step, meta), e.g. "extra" without the optimizer. Of a part
+  that is a dict it gives what `abstract` has; what else is there (a judge) is none of the caller's business.
 
   ValueError where there is no checkpoint, or its shapes are not those of `abstract`.
   """
@@ -141,7 +142,7 @@ def _newest(folder, wanted: dict) -> tuple[dict, int]:
     if orbax.latest is None:
       raise ValueError(f"{folder}: holds no checkpoint; train this stage first")
     step = orbax.latest.step
-    return _load(orbax, step, wanted, folder), step
+    return _load(orbax, step, wanted, folder, alone=True), step
 
 
 def read_config(workdir) -> Config:
@@ -167,11 +168,17 @@ def _abstract(tree):
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(x)), tree)
 
 
-def _load(orbax, step: int, wanted: dict, folder) -> dict:
+def _load(orbax, step: int, wanted: dict, folder, alone: bool = False) -> dict:
+  """`alone`: of parts that are dicts, what is wanted may be less than what is stored."""
+  asked = dict(wanted)
   for part in (name for name in PARTS if name in wanted):
     stored = v1.metadata(folder / str(step), checkpointable_name=part).metadata
-    _same_shapes(stored, wanted[part], f"checkpoint {folder}/{step}", part)
-  found = orbax.load_checkpointables(step, wanted)
+    if alone and isinstance(wanted[part], dict):
+      rest = {name: tree for name, tree in stored.items() if name not in wanted[part]}
+      rest = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), rest, is_leaf=lambda x: hasattr(x, "shape"))
+      asked[part] = _abstract(rest) | wanted[part]
+    _same_shapes(stored, asked[part], f"checkpoint {folder}/{step}", part)
+  found = orbax.load_checkpointables(step, asked)
   # what has a load of its own is filled in place
   return {name: value if isinstance(value, _Json) else found[name] for name, value in wanted.items()}
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from typing import Annotated, Union
+from typing import Annotated, Literal, Union
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg, subcommand
@@ -158,6 +158,19 @@ class Validate(Command):
   fields: Suppress[tuple[str, ...]] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Import(Command):
+  """Make a run's folder of a published checkpoint: unitok import FAMILY PATH --out DIR."""
+  family: Annotated[Positional[str], arg(metavar="FAMILY")]
+  """llamagen, janus or taming: whose VQGAN it is."""
+  path: Annotated[Positional[str], arg(metavar="PATH")]
+  """Its safetensors file."""
+  what: Literal["image-tokenizer"] = "image-tokenizer"
+  """What is in the file."""
+  out: Annotated[str, arg(metavar="DIR")]
+  """The new folder, for `--init.from` and `unitok reconstruct`."""
+
+
 COMMANDS: dict[type[Command], Callable[..., commands.Said]] = {
     Generate: commands.generate,
     Caption: commands.caption,
@@ -168,6 +181,7 @@ COMMANDS: dict[type[Command], Callable[..., commands.Said]] = {
     Info: commands.info,
     Explain: commands.explain,
     Validate: commands.validate,
+    Import: commands.bring,
 }
 
 

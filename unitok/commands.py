@@ -107,6 +107,16 @@ def reconstruct(o) -> Said:
   return _with_grid(said, o.out, rows, len(files))
 
 
+def bring(o) -> Said:
+  from unitok.interop import vqgan
+  start, options = time.perf_counter(), vqgan.write(o.path, o.family, o.out)
+  told = {"widths": list(options.widths), "blocks": list(options.blocks), "pixels_per_code": options.downsampling,
+          "codebook_size": options.quantizer.codebook_size, "code_dim": options.quantizer.code_dim}
+  rows = [(name, str(value)) for name, value in told.items()]
+  return Said({"command": "import", "what": o.what, "family": o.family, "path": o.path, "out": o.out, **told,
+               "seconds": _seconds(start)}, [f"{o.out}: {o.what} of {o.path}"], ("", ""), rows)
+
+
 def info(o) -> Said:
   data = describe(o.folder)
   text = lambda v: "not there yet" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v)

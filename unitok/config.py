@@ -22,7 +22,8 @@ class Data:
   """fit: stretch to the square; crop: scale the short side, cut the centre; pad: scale the long side, fill."""
   sizes: tuple[tuple[int, int], ...] = ()
   """(height, width) in pixels that the decoder's training pictures may have: each takes the one nearest to its own
-  aspect ratio. Left out: all are squares, as the tokenizer's training and the evaluation are in any case."""
+  aspect ratio. Several need decoder.objectives.size_tokens. Left out: all are squares, as the tokenizer's training and the
+  evaluation are in any case."""
   background: tuple[int, int, int] = (255, 255, 255)
   """RGB 0..255 behind transparent pixels and padding."""
   on_bad: Literal["stop", "skip"] = "stop"
@@ -138,18 +139,54 @@ class Train:
 @dataclass(frozen=True)
 class Quantizer:
   kind: str = "l2"
-  """A name in QUANTIZERS: l2 (normalised low-dimensional codes), ema, fsq."""
+  """A name in QUANTIZERS: l2 (normalised low-dimensional codes), vq (plain), ema (running means), simvq (a frozen codebook
+  times a learned matrix), fsq (rounded levels), lfq and bsq (bits), ibq (softmax over all codes)."""
   codebook_size: int = 512
+  """Codes; lfq and bsq: a power of two."""
   code_dim: int = 8
+  """Numbers a code; lfq and bsq have one a bit, fsq one a level."""
   levels: tuple[int, ...] = (8, 8, 8)
   """fsq: levels a dimension; their product is the codebook."""
   commitment_weight: float = 0.25
+  entropy_weight: float = 0.05
+  """lfq, bsq, ibq: of (entropy of a position's code - entropy of the mean), nats."""
+  gradient: Literal["straight_through", "rotation"] = "straight_through"
+  """How l2, vq, ema, simvq and bsq pass the decoder's gradient to the encoder: as it is, or turned with the angle between
+  encoding and code (the rotation trick)."""
   decay: float = 0.99
   """Decay of the running code counts (and of ema's codebook)."""
   revive_below: float = 0.05
-  """A code used less than this share of a uniform code's use is put where the data is."""
+  """l2, vq, ema: a code used less than this share of a uniform code's use is dead and put elsewhere."""
+  revive: Literal["far", "split"] = "far"
+  """far: onto encodings far from any code; split: beside the most used codes."""
   revive_every: int = 20
   """Steps between revivals; 0 never."""
+
+
+@dataclass(frozen=True)
+class PictureLosses:
+  """What the image tokenizer's pictures are held to, pixels in [-1, 1]; 0 leaves a loss out."""
+  l1: float = 0.0
+  """Weight of the mean absolute error."""
+  l2: float = 1.0
+  """Weight of the mean squared error."""
+  edges: float = 0.0
+  """Weight of the mean absolute error of the differences between neighbours, at several scales."""
+  adversarial: float = 0.0
+  """Weight of a judge of patches that learns to tell the pictures from real ones (hinge loss), times a balance of the
+  gradients at the last layer (VQGAN); 0: no judge."""
+  judge_start: int = 20_000
+  """Step from which it learns and counts."""
+  judge_width: int = 64
+  judge_layers: int = 3
+  """Times it halves the picture; a judgement sees 70 pixels with 3, 34 with 2, 16 with 1."""
+  judge_learning_rate: float = 1e-4
+  lecam: float = 0.0
+  """Weight of LeCAM, which holds the judge back where the pictures are few."""
+  r1: float = 0.0
+  """Weight of the squared gradient of the judgement of real pictures (Mescheder 2018)."""
+  psnr_margin: float = 0.5
+  """Held-out dB lost since `judge_start` that the log warns of."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +197,9 @@ class ImageCodes:
 @dataclass(frozen=True)
 class ImageTokenizer(ImageCodes):
   """Convolutional VQ autoencoder."""
+  network: str = "convnext"
+  """A name in NETWORKS: convnext (fast on a CPU, for small pictures) or vqgan (the field's residual blocks, with attention
+  at the coarsest level)."""
   widths: tuple[int, ...] = (64, 128)
   """Channels of each level, fine to coarse; every level after the first halves the grid."""
   blocks: tuple[int, ...] = (1, 2)
@@ -167,8 +207,11 @@ class ImageTokenizer(ImageCodes):
   patch: int = 2
   """Space-to-depth at the input: pixels of side `patch` become channels."""
   encoder_kernel: int = 3
-  """Side of the encoder's convolutions; 1 makes every code depend on its own pixels alone."""
+  """convnext: side of the encoder's convolutions; 1 makes every code depend on its own pixels alone."""
+  latent: int = 256
+  """vqgan: channels between the convolutions and the codes."""
   quantizer: Quantizer = field(default_factory=Quantizer)
+  losses: PictureLosses = field(default_factory=PictureLosses)
   train: Train = field(default_factory=Train)
 
   @property

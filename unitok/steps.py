@@ -7,8 +7,9 @@ import optax
 from flax import nnx
 
 from unitok import config as c
-from unitok.losses import by_task, cross_entropy, weighted
+from unitok.losses import by_task, cross_entropy, picture_losses, weighted
 from unitok.metrics import Mean, usage
+from unitok.models.adversary import Adversary
 from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
 from unitok.models.decoder import Decoder
 from unitok.models.precision import FLOAT32, Precision
@@ -21,7 +22,7 @@ class TrainState(NamedTuple):
   step: jax.Array           # i32[]
   params: Any
   opt_state: Any
-  extra: dict               # "average": the weights' running mean; "quantizer": its state
+  extra: dict               # "average": the weights' running mean; "quantizer": its state; "judge": where there is one
 
 
 # ---- image tokenizer
@@ -61,44 +62,63 @@ class Tokenizer:
   def decode(self, params, state, codes):
     """codes i32[b h w] -> u8[b H W 3]."""
     values = self.quantizer.lookup(params["quantizer"], state, codes.ravel(), self.options.quantizer)
-    return to_u8(self._model(params).painter(values.reshape(*codes.shape, -1)))
+    painter = self._model(params).painter
+    return to_u8(painter.finish(painter.paint(values.reshape(*codes.shape, -1))))
 
-  def loss(self, params, state, pixels):
-    """Mean squared error on pixels in [-1, 1] plus the quantizer's losses -> (loss, what the step needs)."""
-    target = to_pm1(pixels)
+  def through(self, params, state, target):
+    """Pictures f32[b h w 3] through the codes: (what the last layer paints from, Quantized, z f32[n d])."""
     model = self._model(params)
     z = model.encoder(target)
     flat = z.reshape(-1, z.shape[-1])
     quantized = self.quantizer.quantize(params["quantizer"], state, flat, self.options.quantizer)
-    error = ((model.painter(quantized.values.reshape(z.shape)) - target) ** 2).mean()
-    total = error + sum(quantized.losses.values())
-    return total, (error, flat, quantized.codes, quantized.losses)
+    return model.painter.paint(quantized.values.reshape(z.shape)), quantized, flat
+
+  def finish(self, params, last):
+    """The painted pictures f32[b h w 3]."""
+    return self._model(params).painter.finish(last)
 
 
 def tokenizer_state(tokenizer: Tokenizer, tx, key) -> TrainState:
   params, state = tokenizer.init(key)
-  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params),
-                    {"average": jax.tree.map(jnp.copy, params), "quantizer": state})
+  extra = {"average": jax.tree.map(jnp.copy, params), "quantizer": state}
+  if tokenizer.options.losses.adversarial:
+    extra["judge"] = Adversary(tokenizer.options.losses, tokenizer.precision).init(jax.random.fold_in(key, 2))
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), extra)
 
 
 def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
   """One update on u8[b h w 3] -> (state, metrics)."""
-  train = tokenizer.options.train
-  (loss, (error, z, codes, losses)), grads = jax.value_and_grad(tokenizer.loss, has_aux=True)(
-      state.params, state.extra["quantizer"], pixels)
+  train, losses, target, extra = tokenizer.options.train, tokenizer.options.losses, to_pm1(pixels), dict(state.extra)
+
+  def forward(params):
+    last, quantized, z = tokenizer.through(params, extra["quantizer"], target)
+    return (tokenizer.finish(params, last), sum(quantized.losses.values(), jnp.float32(0))), (last, quantized, z)
+
+  (painted, of_codes), back, (last, quantized, z) = jax.vjp(forward, state.params, has_aux=True)
+  def difference(painted):
+    parts = picture_losses(painted, target, losses)
+    return sum(parts.values(), jnp.float32(0)), parts
+  (of_pixels, parts), towards = jax.value_and_grad(difference, has_aux=True)(painted)
+  judged = {}
+  if losses.adversarial:
+    adversary = Adversary(losses, tokenizer.precision)
+    last_layer = jax.vjp(lambda params: tokenizer.finish(params, last), state.params)[1]
+    extra["judge"], push, judged = adversary.step(extra["judge"], state.step, painted, target, towards, last_layer)
+    towards = towards + push
+  grads, = back((towards, jnp.float32(1)))
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   revive_until = train.steps * 0.8   # after that the codes settle
-  options = tokenizer.options.quantizer
   quantizer, carried, revived = tokenizer.quantizer.update(
-      params["quantizer"], state.extra["quantizer"], jax.lax.stop_gradient(z), codes,
-      jnp.where(state.step < revive_until, state.step, 0), jax.random.fold_in(key, state.step), options)
+      params["quantizer"], extra["quantizer"], z, quantized.codes,
+      jnp.where(state.step < revive_until, state.step, 0), jax.random.fold_in(key, state.step), tokenizer.options.quantizer)
   params = {**params, "quantizer": quantizer}
-  average = averaged(state.extra["average"], params, train.ema_decay, state.step)
-  average["quantizer"] = quantizer
-  metrics = {"loss": loss, "psnr_db": -10 * jnp.log10(error / 4), "revived": revived, **losses,
+  extra |= {"average": averaged(extra["average"], params, train.ema_decay, state.step), "quantizer": carried}
+  extra["average"]["quantizer"] = quantizer
+  metrics = {"loss": of_pixels + of_codes, "psnr_db": -10 * jnp.log10(((painted - target) ** 2).mean() / 4),
+             "revived": revived, **parts, **quantized.losses, **judged,
              **{f"codebook_{k}": v for k, v in usage(carried["counts"] * (carried["counts"] > 1e-2)).items()}}
-  return TrainState(state.step + 1, params, opt_state, {"average": average, "quantizer": carried}), metrics
+  return TrainState(state.step + 1, params, opt_state, extra), metrics
 
 
 # ---- decoder

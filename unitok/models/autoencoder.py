@@ -1,104 +1,24 @@
-"""The convolutional autoencoder around a quantizer.
-
-The picture enters by space-to-depth, so no convolution runs at full resolution.
-"""
+"""The autoencoder around a quantizer: which network, which pictures it can take."""
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import nnx
 
 from unitok.config import check_size
-from unitok.models.precision import FLOAT32, Precision, linear
+from unitok.models import convnext, vqgan
+from unitok.models.adversary import least_side
+from unitok.models.precision import Precision
 from unitok.models.quantizers import QUANTIZERS
 
 
-class Block(nnx.Module):
-  """x + SwiGLU(depthwise3x3(norm(x))): a ConvNeXt block (Liu 2022, 2201.03545) with a gated MLP.
-
-  The gate multiplies, which is what painting a form in a colour asks for: on scenes at equal steps it
-  read 95.7 % of the objects back, relu² with as many parameters 91.6 %. The depthwise convolution is
-  nine shifted products: XLA's grouped convolution is slower on a CPU, and all else is matrix products.
-  """
-
-  def __init__(self, width: int, kernel: int, precision: Precision, rngs: nnx.Rngs):
-    self.norm = nnx.RMSNorm(width, dtype=precision.activations, rngs=rngs)
-    taps = jnp.zeros((kernel, kernel, width)).at[kernel // 2, kernel // 2].set(1.0)
-    noise = jax.random.normal(rngs.params(), taps.shape) * 0.2
-    self.taps = nnx.Param(taps + noise * (kernel > 1))
-    hidden = width * 4 // 3 // 8 * 8
-    self.gate_up = linear(width, 2 * hidden, precision, rngs)
-    self.down = linear(hidden, width, precision, rngs,
-                       kernel_init=nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal"))
-
-  def __call__(self, x):
-    h = depthwise(self.norm(x), self.taps[...].astype(x.dtype))
-    gate, up = jnp.split(self.gate_up(h.reshape(-1, h.shape[-1])), 2, -1)
-    return x + self.down(nnx.silu(gate) * up).reshape(x.shape)
-
-
-def depthwise(x, taps):
-  """Depthwise convolution of x [b h w c] with taps [k k c], zeros outside."""
-  side = taps.shape[0]
-  if side == 1:
-    return x * taps[0, 0]
-  edge, (_, h, w, _) = side // 2, x.shape
-  padded = jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
-  return sum(padded[:, i:i + h, j:j + w] * taps[i, j] for i in range(side) for j in range(side))
-
-
-def space_to_depth(x, side: int):
-  return rearrange(x, "b (h i) (w j) c -> b h w (i j c)", i=side, j=side)
-
-
-def depth_to_space(x, side: int):
-  return rearrange(x, "b h w (i j c) -> b (h i) (w j) c", i=side, j=side)
-
-
-class Encoder(nnx.Module):
-  """pixels f32[b h w 3] in [-1, 1] -> f32[b h/f w/f d]."""
-
-  def __init__(self, options, dim: int, precision: Precision, rngs: nnx.Rngs):
-    self.patch, widths = options.patch, options.widths
-    self.enter = nnx.List([linear(w * s * s, v, precision, rngs, bias=True) for w, v, s in
-                           zip((3, *widths), widths, (options.patch, *[2] * (len(widths) - 1)))])
-    self.levels = nnx.List([nnx.List([Block(w, options.encoder_kernel, precision, rngs) for _ in range(n)])
-                            for w, n in zip(widths, options.blocks)])
-    self.leave = linear(widths[-1], dim, FLOAT32, rngs, bias=True)
-
-  def __call__(self, pixels_pm1):
-    x = pixels_pm1
-    for n, (enter, blocks) in enumerate(zip(self.enter, self.levels)):
-      x = enter(space_to_depth(x, self.patch if n == 0 else 2))
-      for block in blocks:
-        x = block(x)
-    return self.leave(x.astype(jnp.float32))
-
-
-class Painter(nnx.Module):
-  """f32[b h/f w/f d] -> pixels f32[b h w 3], nominally in [-1, 1]."""
-
-  def __init__(self, options, dim: int, precision: Precision, rngs: nnx.Rngs):
-    self.patch, widths = options.patch, options.widths[::-1]
-    self.enter = linear(dim, widths[0], precision, rngs, bias=True)
-    self.levels = nnx.List([nnx.List([Block(w, 3, precision, rngs) for _ in range(n)])
-                            for w, n in zip(widths, options.blocks[::-1])])
-    self.leave = nnx.List([linear(w, v * s * s, precision, rngs, bias=True) for w, v, s in
-                           zip(widths, (*widths[1:], 3), (*[2] * (len(widths) - 1), options.patch))])
-
-  def __call__(self, z):
-    x = self.enter(z)
-    for n, (blocks, leave) in enumerate(zip(self.levels, self.leave)):
-      for block in blocks:
-        x = block(x)
-      x = depth_to_space(leave(x), self.patch if n == len(self.leave) - 1 else 2)
-    return x.astype(jnp.float32)
+NETWORKS = {"convnext": convnext, "vqgan": vqgan}
+"""Modules with an Encoder and a Painter, which paints up to its last layer and finishes with it."""
 
 
 class Autoencoder(nnx.Module):
   def __init__(self, options, precision: Precision, rngs: nnx.Rngs):
-    dim = QUANTIZERS[options.quantizer.kind].dim(options.quantizer)
-    self.encoder = Encoder(options, dim, precision, rngs)
-    self.painter = Painter(options, dim, precision, rngs)
+    network, dim = NETWORKS[options.network], QUANTIZERS[options.quantizer.kind].dim(options.quantizer)
+    self.encoder = network.Encoder(options, dim, precision, rngs)
+    self.painter = network.Painter(options, dim, precision, rngs)
 
 
 def to_pm1(pixels):
@@ -115,9 +35,19 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
   if options.quantizer.kind not in QUANTIZERS:
     raise ValueError(f"image_tokenizer.quantizer.kind: {options.quantizer.kind!r} is unknown; one of "
                      f"{', '.join(QUANTIZERS)}")
+  jax.eval_shape(lambda key: QUANTIZERS[options.quantizer.kind].init(key, options.quantizer), jax.random.key(0))   # its sizes
+  if options.network not in NETWORKS:
+    raise ValueError(f"image_tokenizer.network: {options.network!r} is unknown; one of {', '.join(NETWORKS)}")
+  if options.network == "vqgan" and any(width % min(vqgan.GROUPS, width) for width in options.widths):
+    raise ValueError(f"image_tokenizer.widths: {options.widths} must be multiples of {vqgan.GROUPS}, or smaller than that, "
+                     "for vqgan's norms")
   if len(options.blocks) != len(options.widths):
     raise ValueError(f"image_tokenizer.blocks: {options.blocks} must have one number a level of widths "
                      f"{options.widths}")
+  least = least_side(options.losses.judge_layers)
+  if options.losses.adversarial and image_size < least:
+    raise ValueError(f"image_tokenizer.losses.judge_layers: {options.losses.judge_layers} need pictures of {least} pixels a "
+                     "side or more; take fewer layers, or larger pictures")
   for size in sizes:
     check_size(size, options.downsampling, "data.sizes", f"the tokenizer's {options.downsampling} pixels a code")
   if image_size % options.downsampling:

@@ -2,7 +2,7 @@
 import jax
 import jax.numpy as jnp
 
-from unitok.models.quantizers.codebook import Quantized, nearest, revive, straight_through, use_counts
+from unitok.models.quantizers.codebook import GRADIENTS, Quantized, counted, nearest, revive
 
 
 def size(options) -> int:
@@ -23,13 +23,12 @@ def quantize(params, state, z, options) -> Quantized:
   codes = nearest(jax.lax.stop_gradient(z), state["codebook"])
   values = state["codebook"][codes]
   commitment = options.commitment_weight * ((z - values) ** 2).sum(-1).mean()
-  return Quantized(straight_through(z, values), codes, {"commitment": commitment})
+  return Quantized(GRADIENTS[options.gradient](z, values), codes, {"commitment": commitment})
 
 
 def update(params, state, z, codes, step, key, options):
   """N ← γN + (1-γ)n, m ← γm + (1-γ)Σz, e = m / N (eq. 6-8), then revival."""
-  keep = options.decay
-  counts = keep * state["counts"] + (1 - keep) * use_counts(codes, options.codebook_size)
+  keep, counts = options.decay, counted(state["counts"], codes, options)
   sums = keep * state["sums"] + (1 - keep) * jnp.zeros_like(state["sums"]).at[codes].add(z)
   codebook = sums / jnp.maximum(counts, 1e-5)[:, None]
   codebook, counts, dead = revive(codebook, counts, z, step, key, options)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitok.models.quantizers.codebook import Quantized, use_counts
+from unitok.models.quantizers.codebook import Quantized, counted
 
 
 def size(options) -> int:
@@ -45,8 +45,7 @@ def quantize(params, state, z, options) -> Quantized:
 
 
 def update(params, state, z, codes, step, key, options):
-  counts = options.decay * state["counts"] + (1 - options.decay) * use_counts(codes, size(options))
-  return params, {"counts": counts}, jnp.zeros((), jnp.int32)
+  return params, {"counts": counted(state["counts"], codes, options)}, jnp.zeros((), jnp.int32)
 
 
 def lookup(params, state, codes, options):
