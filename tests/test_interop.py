@@ -135,13 +135,16 @@ def test_what_cannot_be_imported(tmp_path):
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (32, 8)])
 def test_janus_is_transformers_own(tmp_path, shape):
-  """Its JanusVQVAE with random weights: codes identical, pixels to 1e-4 in float32."""
+  """Its JanusVQVAE with random weights: codes identical, pixels to 1e-4 in float32. The codes are of length one, as Janus'
+  own code makes them before it searches; transformers searches among them as they are stored."""
   torch = pytest.importorskip("torch", reason="the extra bench (torch, transformers) is not installed")
   janus = pytest.importorskip("transformers.models.janus.modeling_janus", reason="the extra bench is not installed")
   from transformers import JanusVQVAEConfig
   torch.manual_seed(0)
   theirs = janus.JanusVQVAE(JanusVQVAEConfig(embed_dim=8, num_embeddings=64, latent_channels=16, base_channels=32,
-                                             channel_multiplier=[1, 2], num_res_blocks=1)).eval()
+                                             channel_multiplier=[1, 2], num_res_blocks=1, num_patches=8)).eval()
+  with torch.no_grad():
+    theirs.quantize.embedding.weight /= theirs.quantize.embedding.weight.norm(dim=-1, keepdim=True)
   file = tmp_path / "janus.safetensors"
   save_file({name: value.detach().numpy().copy() for name, value in theirs.state_dict().items()}, file)
   options, params = vqgan.read(str(file), "janus")

@@ -1,7 +1,8 @@
 """Published VQGANs, from safetensors files, as image tokenizers of this project.
 
 Three families of names for one network: taming-transformers' VQGAN (2012.09841), LlamaGen's VQ-8 and VQ-16 (2406.06525) and
-Janus' (2410.13848, as transformers saves it), the last two with l2-normalised codes. Widths, blocks and codebook are read
+Janus' (2410.13848, as transformers saves it), the last two with l2-normalised codes (transformers' encoder searches among
+Janus' codes without normalising them, its decoder does; here both do, as in Janus' own code). Widths, blocks and codebook are read
 off the weights. A `.pt` or `.ckpt` file must be made safetensors first, for unpickling runs what is in it.
 """
 import dataclasses
