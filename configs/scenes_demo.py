@@ -2,18 +2,19 @@
 
     make demo        # python -m train.pipeline --config configs/scenes_demo.py --workdir runs/demo
 
-Printed by it, seed 0, n = 1,000 each, on two cores with nothing beside it, with `minutes=9.75` (597 s: tokenizer 86, encoding
-17, decoder 437 for 3,920 steps of 102 ms, evaluation 55; it is 9.6 since, some 80 steps fewer): objects read right in
-reconstructions 0.965 (95 % interval 0.957-0.973), PSNR 32.5 dB, usage 1.0; attributes drawn right 0.981 (0.977-0.985; 0.021
-from the null caption), held-out combinations 0.911 (0.905-0.917; 0.019), whole pictures 0.895 (0.875-0.913; 0.000), captions
-exact 0.738 (0.710-0.764), holes 0.938 (0.921-0.951), halves without a caption 0.492 (0.461-0.523).
+Printed by it, seed 0, n = 1,000 each, on two cores with nothing beside it, with `minutes=9.75` (597 s: tokenizer 86,
+encoding 17, decoder 437 for 3,920 steps of 102 ms, evaluation 55; it is 9.6 since, some 80 steps fewer): objects read
+right in reconstructions 0.965 (95 % interval 0.957-0.973), PSNR 32.5 dB, usage 1.0; attributes drawn right 0.981
+(0.977-0.985; 0.021 from the null caption), held-out combinations 0.911 (0.905-0.917; 0.019), whole pictures 0.895
+(0.875-0.913; 0.000), captions exact 0.738 (0.710-0.764), holes 0.938 (0.921-0.951), halves without a caption 0.492
+(0.461-0.523).
 
-How it goes with the steps, which the machine's speed decides (the same cores made them in 102 to 129 ms; training pictures of
-one, two and three shapes alike in these, the head not yet started from the codes in the first): 3,066 steps (519 s) attributes
-0.893, whole 0.651, captions 0.743, holes 0.794; 3,552 (533 s) 0.916, 0.708, 0.740, 0.803.
-So captions of 0.8 are not held in ten minutes: nine whole runs of 2,700 to 3,920 steps gave 0.71 to 0.76, whatever the
-shares. By number of shapes they are 0.98 / 0.77 / 0.47 right; what fails has one shape's attributes at another's place, and
-93 % is what the codes keep of whole pictures. scenes.py, with a longer trained tokenizer, gives 0.947.
+How it goes with the steps, which the machine's speed decides (the same cores made them in 102 to 129 ms; training
+pictures of one, two and three shapes alike in these, the head not yet started from the codes in the first): 3,066
+steps (519 s) attributes 0.893, whole 0.651, captions 0.743, holes 0.794; 3,552 (533 s) 0.916, 0.708, 0.740, 0.803.
+So captions of 0.8 are not held in ten minutes: nine whole runs of 2,700 to 3,920 steps gave 0.71 to 0.76, whatever
+the shares. By number of shapes they are 0.98 / 0.77 / 0.47 right; what fails has one shape's attributes at another's
+place, and 93 % is what the codes keep of whole pictures. scenes.py, with a longer trained tokenizer, gives 0.947.
 
 What was learned on the way (same data, shares of objects or attributes read right):
 - tokenizer after 32,000 pictures: random revival of dead codes and batch 64 0.64; by squared distance 0.78 at batch
@@ -33,21 +34,22 @@ What was learned on the way (same data, shares of objects or attributes read rig
   inputs was worse (captions 0.25 instead of 0.46). Documents seen are what counts; three captions of a picture in one
   document, each seeing the picture and itself alone, are no more than one: after 2,700 steps of 2.2 times the caption
   targets captions were 0.728 instead of 0.706, attributes 0.846 instead of 0.922.
-- nor did these after 1,000 steps (512 prompts; attributes 0.74-0.77, captions 0.39-0.44 against 0.77 and 0.41): queries, keys and values orthogonalised apart; pictures
-  causal before their captions, with loss on them or without. By their losses queries twice as sharp at first did
-  nothing, rotary base 20 was worse (captions 0.86 instead of 0.74 nats after 750 steps). Three Newton-Schulz steps are
-  12 % faster than five and worse (captions 0.33); four are taken.
+- nor did these after 1,000 steps (512 prompts; attributes 0.74-0.77, captions 0.39-0.44 against 0.77 and 0.41):
+  queries, keys and values orthogonalised apart; pictures causal before their captions, with loss on them or without.
+  By their losses queries twice as sharp at first did nothing, rotary base 20 was worse (captions 0.86 instead of 0.74
+  nats after 750 steps). Three Newton-Schulz steps are 12 % faster than five and worse (captions 0.33); four are
+  taken.
 - text pieces longer still (470 instead of 404, 8 tokens a caption) join colours with sizes and shapes with places, which
   is worse: after 1,400 steps attributes 0.74 instead of 0.85, captions 0.41 instead of 0.55.
-- the tokenizer's part: with the codes of scenes.py's (24,000 steps, objects 0.994) the same 1,400 decoder steps give whole
-  pictures 0.62 instead of 0.51, captions 0.59 instead of 0.55. 1,024 codes read 0.980 instead of 0.962 after as many
-  steps, but the decoder learns them more slowly (caption loss 0.47 instead of 0.43 after 1,250 steps).
+- the tokenizer's part: with the codes of scenes.py's (24,000 steps, objects 0.994) the same 1,400 decoder steps give
+  whole pictures 0.62 instead of 0.51, captions 0.59 instead of 0.55. 1,024 codes read 0.980 instead of 0.962 after as
+  many steps, but the decoder learns them more slowly (caption loss 0.47 instead of 0.43 after 1,250 steps).
 - whole runs (captions, attributes) of 2,700 steps: shares 0.48 / 0.3 of drawing and captions, weight 1.5 0.706, 0.922;
   0.46 / 0.32, weight 2 0.713, 0.898; 0.45 / 0.33, weight 2.5, 16 rows 0.743, 0.818; of 3,034 steps with 0.46 / 0.33,
   weight 2, as here 0.739, 0.939. Shares 0.3 / 0.42 with 0.11 of questions about the picture, four in a document, in 2,852
   steps: 0.686, 0.712, although 0.24 nats a caption token instead of 0.27. These shares were chosen by such runs' figures.
-- training pictures of one, two and three shapes in shares 0.15 / 0.3 / 0.55 instead of alike: whole pictures 0.895 instead
-  of 0.708 (with 3,920 steps instead of 3,552), captions no different; not told apart after 1,000 steps.
+- training pictures of one, two and three shapes in shares 0.15 / 0.3 / 0.55 instead of alike: whole pictures 0.895
+  instead of 0.708 (with 3,920 steps instead of 3,552), captions no different; not told apart after 1,000 steps.
 - the head's columns of the codes started from the codes' vectors, as their embeddings are: after 1,000 steps 0.435 nats a
   caption token instead of 0.453, 0.591 instead of 0.621 a code in a hole, 0.471 instead of 0.476 a drawn one.
 - binding is what is learned last: whole pictures by number of objects are 0.88 / 0.16 / 0.02 right after 1,000 steps
