@@ -12,7 +12,7 @@ right in reconstructions 0.965 (95 % interval 0.957-0.973), PSNR 32.5 dB, usage 
 How it goes with the steps, which the machine's speed decides (the same cores made them in 102 to 129 ms; training
 pictures of one, two and three shapes alike in these, the head not yet started from the codes in the first): 3,066
 steps (519 s) attributes 0.893, whole 0.651, captions 0.743, holes 0.794; 3,552 (533 s) 0.916, 0.708, 0.740, 0.803.
-So captions of 0.8 are not held in ten minutes: nine whole runs of 2,700 to 3,920 steps gave 0.71 to 0.76, whatever
+So captions of 0.8 are not held in ten minutes: ten whole runs of 2,700 to 3,920 steps gave 0.706 to 0.758, whatever
 the shares. By number of shapes they are 0.98 / 0.77 / 0.47 right; what fails has one shape's attributes at another's
 place, and 93 % is what the codes keep of whole pictures. scenes.py, with a longer trained tokenizer, gives 0.947.
 

@@ -1,4 +1,5 @@
 """Save at k, restore, go on = uninterrupted; parts alone; refusals in one line."""
+import dataclasses
 import errno
 import functools
 import json
@@ -193,6 +194,17 @@ def test_load_image_tokenizer(tmp_path):
   moved = jax.tree.map(lambda x: x, average)
   moved["painter"]["enter"]["bias"] = moved["painter"]["enter"]["bias"].at[0].add(1e-3)
   assert fingerprint_of(tokenizer.options, moved, quantizer) != image.fingerprint
+
+
+def test_fingerprints_stay():
+  """A later version's options change no fingerprint where they are as before; that of this tokenizer was written down when
+  there were neither networks nor losses. A network of another kind has another."""
+  one = c.ImageTokenizer(widths=(8,), blocks=(1,), patch=4, quantizer=c.Quantizer(kind="ema", codebook_size=16, code_dim=4))
+  weights = {"a": np.arange(6, dtype=np.float32)}, {"codebook": np.ones((2, 2), np.float32), "counts": np.ones(2)}
+  assert fingerprint_of(one, *weights) == "340655123ad776a0"
+  assert fingerprint_of(dataclasses.replace(one, losses=c.PictureLosses(l1=1.0)), *weights) == "340655123ad776a0"
+  for other in (dict(network="vqgan"), dict(patch=8), dict(quantizer=dataclasses.replace(one.quantizer, gradient="rotation"))):
+    assert fingerprint_of(dataclasses.replace(one, **other), *weights) != "340655123ad776a0"
 
 
 def test_in_batches():

@@ -151,9 +151,15 @@ def in_batches(function, x, largest: int = LARGEST_BATCH) -> np.ndarray:
   return np.concatenate(out)
 
 
+LATER = ("network", "latent", "quantizer.entropy_weight", "quantizer.gradient", "quantizer.revive")
+"""Options that came later: where they are as before, a tokenizer keeps the fingerprint its decoders were trained on."""
+
+
 def fingerprint_of(options: c.ImageTokenizer, params, state) -> str:
   """16 hex digits that change with any weight that encoding or decoding uses, or with an option of the network."""
-  network = {name: value for name, value in c.flat(options) if not name.startswith("train.")}
+  before = dict(c.flat(c.ImageTokenizer()))
+  network = {name: value for name, value in c.flat(options) if not name.startswith(("train.", "losses."))
+             and not (name in LATER and value == before[name])}
   digest = hashlib.sha256(json.dumps(network, sort_keys=True).encode())
   used = {"params": params, "state": {k: v for k, v in state.items() if k == "codebook"}}   # counts change no code
   for path, leaf in jax.tree_util.tree_leaves_with_path(used):
