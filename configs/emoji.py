@@ -6,7 +6,7 @@ The folder is an imagefolder whose metadata has `captions`, `style` and `split`.
 fluent3d drawing is held out where another style stays in training: naming it asks for what the styles share.
 
 Printed by it, seed 0, 27.6 minutes on two cores at some 160 GFLOP/s together in float32 (tokenizer 6 minutes, decoder 20
-for 5,971 steps, 20 epochs), with the sampler's settings given on the command line of train.evaluate afterwards: PSNR on val
+for 5,971 steps, 20 epochs), and the same again by python -m train.evaluate with these options: PSNR on val
 24.6 dB (95 % interval 24.2-24.9, n = 232), usage 0.971 of 1,024 codes; the right caption among 91 by log p(text | picture)
 0.060 (0.036-0.099, n = 232, chance 0.011), 0.099 (0.067-0.144) with log p(text) taken out; of the held-out drawings
 (n = 63) the name greedily written 0.079 (0.034-0.173), found among 100 0.238 (0.150-0.356, chance 0.01), 0.317 with
