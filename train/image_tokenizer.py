@@ -20,6 +20,7 @@ from unitok.data.sources import open_source
 from unitok.evaluation.report import read_metrics
 from unitok.metrics import Writers, open_writers, usage
 from unitok.models.precision import choose
+from unitok.models.quantizers.codebook import update as count_uses
 from unitok.optim import frozen_mask, optimizer
 from unitok.run import image_modality, kind_of, load_image_tokenizer, load_tokenizer_weights
 from unitok.sharding import create, make_mesh, place
@@ -65,7 +66,7 @@ def learn(config: Config, workdir: epath.Path):
     tokenizer = Tokenizer(options, choose(config.compute_dtype, mixed=False))
     frozen, whole = frozen_part(config.init.frozen, jax.eval_shape(tokenizer.init, seed)[0], STAGE)
     if frozen and frozen.get("quantizer") and all(jax.tree.leaves(frozen["quantizer"])):
-      tokenizer.quantizer = tokenizer.quantizer._replace(update=_keep_codebook(tokenizer.quantizer.update))
+      tokenizer.quantizer = tokenizer.quantizer._replace(update=count_uses)
     tx = optimizer(options.train, frozen)
     state = create(functools.partial(tokenizer_state, tokenizer, tx), mesh, seed)
     if whole and not config.init.source:
@@ -100,15 +101,16 @@ def learn(config: Config, workdir: epath.Path):
 
 
 def watch(image, pixels: np.ndarray, losses: PictureLosses, workdir, writer: Writers, step: int) -> None:
-  """Writes the held-out PSNR, and tells in a line where it is below the best before the judge by more than the margin."""
+  """Writes the held-out PSNR, and tells in a line where it is below the best before the judge by more than the margin.
+  """
   now = psnr_db(image, pixels, image.encode(pixels))
   writer.write(step, {WATCHED_PSNR: now})
   lines = [line for line in read_metrics(workdir).get(STAGE, ()) if WATCHED_PSNR in line]
   before = max((line[WATCHED_PSNR] for line in lines if line["step"] <= losses.judge_start), default=now)
   if before - now > losses.psnr_margin:
-    print(f"{STAGE}: step {step}: the judge has cost {before - now:.1f} dB of held-out PSNR ({before:.1f} to {now:.1f}), more "
-          f"than losses.psnr_margin {losses.psnr_margin:g}; a smaller losses.adversarial (now {losses.adversarial:g}), or "
-          "losses.lecam where pictures are few, holds it back", flush=True)
+    print(f"{STAGE}: step {step}: the judge has cost {before - now:.1f} dB of held-out PSNR ({before:.1f} to {now:.1f}), "
+          f"more than losses.psnr_margin {losses.psnr_margin:g}; a smaller losses.adversarial (now "
+          f"{losses.adversarial:g}), or losses.lecam where pictures are few, holds it back", flush=True)
 
 
 def psnr_db(image, pixels: np.ndarray, codes: np.ndarray) -> float:
@@ -165,14 +167,6 @@ def frozen_part(patterns: tuple[str, ...], params, stage: str):
     return None, False
   mask = frozen_mask({stage: params}, mine)[stage]
   return mask, all(jax.tree.leaves(mask))
-
-
-def _keep_codebook(update):
-  """A quantizer's update that counts uses and moves no code."""
-  def counting(params, state, z, codes, step, key, options):
-    _, new, _ = update(params, state, z, codes, 0 * step, key, options)
-    return params, {**state, "counts": new["counts"]}, jax.numpy.zeros((), jax.numpy.int32)
-  return counting
 
 
 def modality(tokenizer: Tokenizer, state: TrainState, config: Config):

@@ -79,7 +79,7 @@ class Checkpoints:
     """
     if self.latest() == step:
       return
-    parts = {name: getattr(state, name) for name in PARTS}
+    parts = {name: part for name in PARTS if jax.tree.leaves(part := getattr(state, name))}   # Orbax refuses empty ones
     data = batches.get_state() if batches is not None else None
     with _told(self):
       parts |= {"data": _Json(data), "meta": _Json(meta or {})}

@@ -33,6 +33,7 @@ class Tokenizer:
   def __init__(self, options: c.ImageTokenizer, precision: Precision = FLOAT32):
     self.options, self.precision = options, precision
     self.quantizer = QUANTIZERS[options.quantizer.kind]
+    self.adversary = Adversary(options.losses, precision) if options.losses.adversarial else None
     self.graph = nnx.graphdef(nnx.eval_shape(lambda: Autoencoder(options, precision, nnx.Rngs(0))))
 
   @property
@@ -81,8 +82,8 @@ class Tokenizer:
 def tokenizer_state(tokenizer: Tokenizer, tx, key) -> TrainState:
   params, state = tokenizer.init(key)
   extra = {"average": jax.tree.map(jnp.copy, params), "quantizer": state}
-  if tokenizer.options.losses.adversarial:
-    extra["judge"] = Adversary(tokenizer.options.losses, tokenizer.precision).init(jax.random.fold_in(key, 2))
+  if tokenizer.adversary:
+    extra["judge"] = tokenizer.adversary.init(jax.random.fold_in(key, 2))
   return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), extra)
 
 
@@ -94,16 +95,17 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
     last, quantized, z = tokenizer.through(params, extra["quantizer"], target)
     return (tokenizer.finish(params, last), sum(quantized.losses.values(), jnp.float32(0))), (last, quantized, z)
 
-  (painted, of_codes), back, (last, quantized, z) = jax.vjp(forward, state.params, has_aux=True)
   def difference(painted):
     parts = picture_losses(painted, target, losses)
     return sum(parts.values(), jnp.float32(0)), parts
+
+  (painted, of_codes), back, (last, quantized, z) = jax.vjp(forward, state.params, has_aux=True)
   (of_pixels, parts), towards = jax.value_and_grad(difference, has_aux=True)(painted)
   judged = {}
-  if losses.adversarial:
-    adversary = Adversary(losses, tokenizer.precision)
+  if tokenizer.adversary:
     last_layer = jax.vjp(lambda params: tokenizer.finish(params, last), state.params)[1]
-    extra["judge"], push, judged = adversary.step(extra["judge"], state.step, painted, target, towards, last_layer)
+    extra["judge"], push, judged = tokenizer.adversary.step(
+        extra["judge"], state.step, painted, target, towards, last_layer)
     towards = towards + push
   grads, = back((towards, jnp.float32(1)))
   updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -53,8 +53,9 @@ def evaluate_reconstruction(context: Context) -> Result:
   used = usage(counts.astype(np.float32))
   pixels = images.shape[1] * images.shape[2]
   metrics = {"image_tokenizer": {**figure("psnr_db", quality), **figure("ssim", ssim(images, back)),
-                                 "bits_per_pixel": codes[0].size * math.log2(counts.size) / pixels, "codebook_usage": float(used["usage"]),
-                                 "perplexity": float(used["perplexity"]), "codebook_size": int(counts.size),
+                                 "bits_per_pixel": codes[0].size * math.log2(counts.size) / pixels,
+                                 "codebook_usage": float(used["usage"]), "perplexity": float(used["perplexity"]),
+                                 "codebook_size": int(counts.size),
                                  "codebook_counts": counts.tolist()}}
   figures = [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
                     about="peak signal to noise ratio of pictures that come back from their codes"),

@@ -1,4 +1,5 @@
-"""The discriminator of patches (Isola 2017, 1611.07004), for the adversarial loss of the image tokenizer (VQGAN, 2012.09841)."""
+"""The discriminator of patches (Isola 2017, 1611.07004) and the adversarial loss of the image tokenizer (VQGAN,
+2012.09841)."""
 import jax
 import jax.numpy as jnp
 import optax
@@ -56,14 +57,14 @@ class Adversary:
     for one of the pixels. Where those of the two have norms a and b, the judge's is weighed by adversarial · a / b
     (VQGAN, eq. 7).
     """
-    options, stop = self.options, jax.lax.stop_gradient
-    painted = stop(painted)
+    options = self.options
 
     def play(state):
       push = jax.grad(lambda x: -self.judge(state["params"], x).mean())(painted)
       norm = lambda gradient: optax.tree.norm(last_layer(gradient))
       balance = jnp.clip(norm(towards) / (norm(push) + 1e-6), 0, 1e4) * options.adversarial
-      (loss, (means, told)), grads = jax.value_and_grad(self.loss, has_aux=True)(state["params"], state["means"], painted, target)
+      (loss, (means, told)), grads = jax.value_and_grad(self.loss, has_aux=True)(
+          state["params"], state["means"], painted, target)
       updates, opt_state = self.tx.update(grads, state["opt_state"], state["params"])
       new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state, "means": means}
       return new, balance * push, {"judge": loss, "judge_balance": balance, **told}

@@ -9,7 +9,6 @@ from unitok.models.adversary import least_side
 from unitok.models.precision import Precision
 from unitok.models.quantizers import QUANTIZERS
 
-
 NETWORKS = {"convnext": convnext, "vqgan": vqgan}
 """Modules with an Encoder and a Painter, which paints up to its last layer and finishes with it."""
 
@@ -35,19 +34,20 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
   if options.quantizer.kind not in QUANTIZERS:
     raise ValueError(f"image_tokenizer.quantizer.kind: {options.quantizer.kind!r} is unknown; one of "
                      f"{', '.join(QUANTIZERS)}")
-  jax.eval_shape(lambda key: QUANTIZERS[options.quantizer.kind].init(key, options.quantizer), jax.random.key(0))   # its sizes
+  # the quantizer refuses sizes that it cannot have
+  jax.eval_shape(lambda key: QUANTIZERS[options.quantizer.kind].init(key, options.quantizer), jax.random.key(0))
   if options.network not in NETWORKS:
     raise ValueError(f"image_tokenizer.network: {options.network!r} is unknown; one of {', '.join(NETWORKS)}")
   if options.network == "vqgan" and any(width % min(vqgan.GROUPS, width) for width in options.widths):
-    raise ValueError(f"image_tokenizer.widths: {options.widths} must be multiples of {vqgan.GROUPS}, or smaller than that, "
-                     "for vqgan's norms")
+    raise ValueError(f"image_tokenizer.widths: {options.widths} must be multiples of {vqgan.GROUPS}, or smaller than "
+                     "that, for vqgan's norms")
   if len(options.blocks) != len(options.widths):
     raise ValueError(f"image_tokenizer.blocks: {options.blocks} must have one number a level of widths "
                      f"{options.widths}")
   least = least_side(options.losses.judge_layers)
   if options.losses.adversarial and image_size < least:
-    raise ValueError(f"image_tokenizer.losses.judge_layers: {options.losses.judge_layers} need pictures of {least} pixels a "
-                     "side or more; take fewer layers, or larger pictures")
+    raise ValueError(f"image_tokenizer.losses.judge_layers: {options.losses.judge_layers} need pictures of {least} pixels "
+                     "a side or more; take fewer layers, or larger pictures")
   for size in sizes:
     check_size(size, options.downsampling, "data.sizes", f"the tokenizer's {options.downsampling} pixels a code")
   if image_size % options.downsampling:

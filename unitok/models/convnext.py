@@ -1,5 +1,5 @@
-"""The image tokenizer's network that is fast on a CPU: pictures enter by space-to-depth, so that no convolution runs at full
-resolution, and all but nine shifted products a block are matrix products.
+"""The image tokenizer's network that is fast on a CPU: pictures enter by space-to-depth, so that no convolution runs at
+full resolution, and all but nine shifted products a block are matrix products.
 """
 import jax
 import jax.numpy as jnp

@@ -79,7 +79,8 @@ class Decoder(nnx.Module):
 
   def enter(self, ids, positions):
     """What goes into the first layer: a token at (t, t+row, t+column) also gets its row's and column's
-    embedding (0 and 0 for text; the nearest one's in a scaled picture): rotary positions are relative, and telling "top left" from them alone took many times longer to learn."""
+    embedding (0 and 0 for text; the nearest one's in a scaled picture): rotary positions are relative, and telling "top
+    left" from them alone took many times longer to learn."""
     x = self.embed(ids)
     if not self.options.grid_embedding:
       return x

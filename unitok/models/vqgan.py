@@ -112,7 +112,8 @@ class Painter(nnx.Module):
     self.levels = nnx.List([Level(widths[max(n - 1, 0)], width, count + 1, n == 0, precision, rngs)
                             for n, (width, count) in enumerate(zip(widths, options.blocks[::-1]))])
     self.up = nnx.List([_conv(width, width, 3, precision, rngs) for width in widths[:-1]])
-    self.norm, self.leave = _norm(widths[last], precision, rngs), _conv(widths[last], 3 * options.patch**2, 3, precision, rngs)
+    self.norm = _norm(widths[last], precision, rngs)
+    self.leave = _conv(widths[last], 3 * options.patch**2, 3, precision, rngs)
 
   def paint(self, z):
     """What the last layer makes the pixels from: [b h/p w/p c]."""

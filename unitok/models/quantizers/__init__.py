@@ -9,7 +9,7 @@ z is f32[n d] and codes i32[n].
 """
 from typing import Callable, NamedTuple
 
-from unitok.models.quantizers import bsq, ema, fsq, ibq, l2, lfq, simvq, vq
+from unitok.models.quantizers import bsq, codebook, ema, fsq, ibq, l2, lfq, simvq, vq
 from unitok.models.quantizers.codebook import Quantized
 
 
@@ -23,9 +23,10 @@ class Quantizer(NamedTuple):
 
 
 def _of(module) -> Quantizer:
-  return Quantizer(module.init, module.quantize, module.update, module.lookup, module.size, module.dim)
+  """What the module has, and of `codebook` what it leaves out."""
+  return Quantizer(*(getattr(module, name, None) or getattr(codebook, name) for name in Quantizer._fields))
 
 
 QUANTIZERS: dict[str, Quantizer] = {
-    "l2": _of(l2), "vq": _of(vq), "ema": _of(ema), "simvq": _of(simvq), "fsq": _of(fsq), "lfq": _of(lfq), "bsq": _of(bsq),
-    "ibq": _of(ibq)}
+    "l2": _of(l2), "vq": _of(vq), "ema": _of(ema), "simvq": _of(simvq), "fsq": _of(fsq), "lfq": _of(lfq),
+    "bsq": _of(bsq), "ibq": _of(ibq)}

@@ -1,8 +1,8 @@
-"""Binary spherical quantization (Zhao 2024, 2406.07548): the signs of a vector of length one, as a vector of length one."""
+"""Binary spherical quantization (Zhao 2024, 2406.07548): the signs of a vector of length one, as one of length one."""
 from unitok.models.quantizers.codebook import GRADIENTS, Quantized, unit
-from unitok.models.quantizers.lfq import dim, entropy, init, signs, size, to_codes, to_signs, update
+from unitok.models.quantizers.lfq import dim, entropy, init, signs, to_codes, to_signs
 
-__all__ = ["dim", "init", "lookup", "quantize", "size", "update"]
+__all__ = ["dim", "init", "lookup", "quantize"]
 
 SHARPNESS = 10.0
 """Of the soft bits in the entropy loss: its logit of a bit is 2 · SHARPNESS · z · d^-1/2 (the paper's temperature)."""

@@ -1,4 +1,5 @@
-"""What codebooks share: the nearest code, gradients past the choice, running counts, revival of dead codes."""
+"""What quantizers share: the nearest code, gradients past the choice, running counts, revival of dead codes; and `size`,
+`dim` and `update` of those that say nothing else."""
 from typing import NamedTuple
 
 import jax
@@ -14,11 +15,25 @@ class Quantized(NamedTuple):
   losses: dict[str, jax.Array]    # each already weighted, to be added
 
 
+def size(options) -> int:
+  return options.codebook_size
+
+
+def dim(options) -> int:
+  return options.code_dim
+
+
+def update(params, state, z, codes, step, key, options):
+  """Uses are counted and nothing moves."""
+  return params, {**state, "counts": counted(state["counts"], codes, options)}, jnp.zeros((), jnp.int32)
+
+
 def chunks(z, size: int):
   """z f32[n d] -> (f32[m r d], bool[m r] not padding) with r · size within CELLS."""
   rows = min(max(CELLS // size, 1), len(z))
   pad = -len(z) % rows
-  return jnp.pad(z, ((0, pad), (0, 0))).reshape(-1, rows, z.shape[1]), (jnp.arange(len(z) + pad) < len(z)).reshape(-1, rows)
+  real = jnp.arange(len(z) + pad) < len(z)
+  return jnp.pad(z, ((0, pad), (0, 0))).reshape(-1, rows, z.shape[1]), real.reshape(-1, rows)
 
 
 def nearest(z, codebook):
@@ -40,8 +55,8 @@ def straight_through(z, values):
 
 
 def rotated(z, values):
-  """`values` forward; backward z is turned and stretched onto them, as if by a constant matrix (the rotation trick, Fifty
-  2024, 2410.06424, eq. 3-5), so that the gradient keeps its angle to the code."""
+  """`values` forward; backward z is turned and stretched onto them, as if by a constant matrix (the rotation trick,
+  Fifty 2024, 2410.06424, eq. 3-5), so that the gradient keeps its angle to the code."""
   stop = jax.lax.stop_gradient
   length = lambda x: jnp.sqrt((x**2).sum(-1, keepdims=True) + 1e-12)
   before, after = stop(unit(z)), stop(unit(values))
@@ -77,9 +92,12 @@ def revive(codebook, counts, z, step, key, options):
   count is below `revive_below` of the mean count. `revive` says where it goes, see REVIVALS.
   Returns (codebook, counts, dead bool[k]).
   """
+  def put(codebook, counts):
+    dead = counts < options.revive_below * counts.mean()
+    return *REVIVALS[options.revive](codebook, counts, z, dead, key), dead
+
   due = (step % max(options.revive_every, 1) == 0) & (options.revive_every > 0) & (step > 0)
-  dead = due & (counts < options.revive_below * counts.mean())
-  return *REVIVALS[options.revive](codebook, counts, z, dead, key), dead
+  return jax.lax.cond(due, put, lambda *same: (*same, jnp.zeros(counts.shape, bool)), codebook, counts)
 
 
 def _to_far(codebook, counts, z, dead, key):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitok.models.quantizers.codebook import Quantized, counted
+from unitok.models.quantizers.codebook import Quantized
 
 
 def size(options) -> int:
@@ -42,10 +42,6 @@ def quantize(params, state, z, options) -> Quantized:
   half = levels // 2
   codes = ((jnp.round(bounded).astype(jnp.int32) + half) * _basis(options.levels)).sum(-1).astype(jnp.int32)
   return Quantized(digits / half, codes, {})
-
-
-def update(params, state, z, codes, step, key, options):
-  return params, {"counts": counted(state["counts"], codes, options)}, jnp.zeros((), jnp.int32)
 
 
 def lookup(params, state, codes, options):

@@ -1,17 +1,9 @@
-"""Index backpropagation quantization (Shi 2024, 2412.02692): the choice of a code is a softmax over all of them backward,
-so that every code learns at every step."""
+"""Index backpropagation quantization (Shi 2024, 2412.02692): the choice of a code is a softmax over all of them
+backward, so that every code learns at every step."""
 import jax
 import jax.numpy as jnp
 
-from unitok.models.quantizers.codebook import Quantized, chunks, counted, pull
-
-
-def size(options) -> int:
-  return options.codebook_size
-
-
-def dim(options) -> int:
-  return options.code_dim
+from unitok.models.quantizers.codebook import Quantized, chunks, pull
 
 
 def init(key, options):
@@ -38,10 +30,6 @@ def quantize(params, state, z, options) -> Quantized:
   mean = total / z.shape[0]
   entropy = options.entropy_weight * (nats.mean() + (mean * jnp.log(mean + 1e-9)).sum())
   return Quantized(values, codes, {**pull(z, values, options), "entropy": entropy})
-
-
-def update(params, state, z, codes, step, key, options):
-  return params, {"counts": counted(state["counts"], codes, options)}, jnp.zeros((), jnp.int32)
 
 
 def lookup(params, state, codes, options):

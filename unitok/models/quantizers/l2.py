@@ -5,14 +5,6 @@ import jax.numpy as jnp
 from unitok.models.quantizers.codebook import GRADIENTS, Quantized, counted, nearest, pull, revive, unit
 
 
-def size(options) -> int:
-  return options.codebook_size
-
-
-def dim(options) -> int:
-  return options.code_dim
-
-
 def init(key, options):
   codebook = unit(jax.random.normal(key, (options.codebook_size, options.code_dim)))
   return {"codebook": codebook}, {"counts": jnp.ones(options.codebook_size)}
@@ -27,7 +19,8 @@ def quantize(params, state, z, options) -> Quantized:
 
 
 def update(params, state, z, codes, step, key, options):
-  codebook, counts, dead = revive(params["codebook"], counted(state["counts"], codes, options), unit(z), step, key, options)
+  counts = counted(state["counts"], codes, options)
+  codebook, counts, dead = revive(params["codebook"], counts, unit(z), step, key, options)
   return {"codebook": codebook}, {"counts": counts}, dead.sum()
 
 

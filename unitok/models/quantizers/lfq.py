@@ -7,11 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitok.models.quantizers.codebook import Quantized, counted, straight_through
-
-
-def size(options) -> int:
-  return options.codebook_size
+from unitok.models.quantizers.codebook import Quantized, straight_through
 
 
 def dim(options) -> int:
@@ -20,19 +16,16 @@ def dim(options) -> int:
 
 def init(key, options):
   if options.codebook_size < 2 or options.codebook_size & (options.codebook_size - 1):
-    raise ValueError(f"quantizer.codebook_size: {options.codebook_size} is no power of two, which {options.kind} makes of "
-                     f"bits; take {1 << max(dim(options), 1)} or {2 << max(dim(options), 1)}")
+    raise ValueError(f"quantizer.codebook_size: {options.codebook_size} is no power of two, which {options.kind} makes "
+                     f"of bits; take {1 << max(dim(options), 1)} or {2 << max(dim(options), 1)}")
   return {}, {"counts": jnp.ones(options.codebook_size)}
 
 
 def quantize(params, state, z, options) -> Quantized:
   values = signs(z)
   commitment = options.commitment_weight * ((z - jax.lax.stop_gradient(values)) ** 2).sum(-1).mean()
-  return Quantized(straight_through(z, values), to_codes(z), {"commitment": commitment, "entropy": entropy(4 * z, options)})
-
-
-def update(params, state, z, codes, step, key, options):
-  return params, {"counts": counted(state["counts"], codes, options)}, jnp.zeros((), jnp.int32)
+  losses = {"commitment": commitment, "entropy": entropy(4 * z, options)}
+  return Quantized(straight_through(z, values), to_codes(z), losses)
 
 
 def lookup(params, state, codes, options):
@@ -54,7 +47,7 @@ def to_signs(codes, bits: int):
 
 
 def entropy(logits, options):
-  """entropy_weight · (mean entropy of a position's bits - entropy of the mean bits), nats; f32[n d] logits of a set bit."""
+  """entropy_weight · (mean entropy of a position's bits - entropy of the mean bits), nats; f32[n d] logits of set bits."""
   nats = lambda p: -(p * jnp.log(p + 1e-9) + (1 - p) * jnp.log(1 - p + 1e-9)).sum(-1)
   p = jax.nn.sigmoid(logits)
   return options.entropy_weight * (nats(p).mean() - nats(p.mean(0)))

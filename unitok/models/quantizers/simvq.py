@@ -1,16 +1,8 @@
-"""SimVQ (Zhu 2024, 2411.02038): a frozen Gaussian codebook times one learned matrix, so that every step moves all codes."""
+"""SimVQ (Zhu 2024, 2411.02038): a frozen Gaussian codebook times one learned matrix: every step moves all codes."""
 import jax
 import jax.numpy as jnp
 
-from unitok.models.quantizers.codebook import GRADIENTS, Quantized, counted, nearest, pull
-
-
-def size(options) -> int:
-  return options.codebook_size
-
-
-def dim(options) -> int:
-  return options.code_dim
+from unitok.models.quantizers.codebook import GRADIENTS, Quantized, nearest, pull
 
 
 def init(key, options):
@@ -25,10 +17,6 @@ def quantize(params, state, z, options) -> Quantized:
   codes = nearest(jax.lax.stop_gradient(z), jax.lax.stop_gradient(codebook))
   values = codebook[codes]
   return Quantized(GRADIENTS[options.gradient](z, values), codes, pull(z, values, options))
-
-
-def update(params, state, z, codes, step, key, options):
-  return params, {**state, "counts": counted(state["counts"], codes, options)}, jnp.zeros((), jnp.int32)
 
 
 def lookup(params, state, codes, options):

@@ -5,14 +5,6 @@ import jax.numpy as jnp
 from unitok.models.quantizers.codebook import GRADIENTS, Quantized, counted, nearest, pull, revive
 
 
-def size(options) -> int:
-  return options.codebook_size
-
-
-def dim(options) -> int:
-  return options.code_dim
-
-
 def init(key, options):
   codebook = jax.random.normal(key, (options.codebook_size, options.code_dim))
   return {"codebook": codebook}, {"counts": jnp.ones(options.codebook_size), "fresh": jnp.ones((), bool)}
