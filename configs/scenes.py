@@ -17,7 +17,7 @@ def get_config() -> Config:
       name="scenes",
       minutes=60,
       data=Scenes(image_size=36, train_examples=100_000, val_examples=1_000),
-      text=Text(vocab_size=404, split_by_whitespace=False, max_captions=4_000),
+      text=Text(vocab_size=401, split_by_whitespace=False, max_captions=4_000),
       image_tokenizer=ImageTokenizer(
           widths=(128,), blocks=(2,), patch=6, encoder_kernel=1,
           quantizer=Quantizer(kind="l2", codebook_size=512, code_dim=8),

@@ -67,7 +67,7 @@ class Decoder(nnx.Module):
                            embedding_init=nnx.initializers.normal(0.5))
     if options.grid_embedding:
       grid = lambda: nnx.Embed(options.grid_embedding, options.width, dtype=dtype, rngs=rngs,
-                               embedding_init=nnx.initializers.normal(0.2))
+                               embedding_init=nnx.initializers.normal(0.6))
       self.row, self.column = grid(), grid()
     build = nnx.vmap(lambda r: Layer(options, precision, r), in_axes=0, out_axes=0)
     self.layers = build(rngs.split(options.layers))
