@@ -29,7 +29,7 @@ def get_config() -> Config:
       name="scenes_objectives",
       minutes=15,
       data=Scenes(image_size=36, train_examples=40_000, val_examples=1_000, changes=True),
-      text=Text(vocab_size=470, split_by_whitespace=False, max_captions=8_000),
+      text=Text(vocab_size=461, split_by_whitespace=False, max_captions=8_000),
       image_tokenizer=ImageTokenizer(
           widths=(128,), blocks=(2,), patch=6, encoder_kernel=1,
           quantizer=Quantizer(kind="l2", codebook_size=512, code_dim=8),
