@@ -17,12 +17,12 @@ def get_config() -> Config:
   return Config(
       name="scenes_pixels",
       minutes=9.7,
-      data=Scenes(image_size=36, train_examples=20_000, val_examples=1_000, counts=(0.15, 0.3, 0.55)),
-      text=Text(vocab_size=404, split_by_whitespace=False, max_captions=4_000),
+      data=Scenes(image_size=36, train_examples=30_000, val_examples=1_000, counts=(0.15, 0.3, 0.55)),
+      text=Text(vocab_size=401, split_by_whitespace=False, max_captions=4_000),
       image_tokenizer=Pixels(colours=512, scale=2),
       decoder=Decoder(
           layers=4, width=192, heads=6, kv_heads=3, hidden=512, row_length=384, unroll=4,
-          tasks=dict(text_to_image=0.46, image_to_text=0.33, infill=0.19, text=0.02),
+          tasks=dict(text_to_image=0.36, image_to_text=0.46, infill=0.16, text=0.02),
           loss_weights=dict(text_to_image=1.0, image_to_text=2.0, infill=1.0, text=1.0),
           train=Train(steps=8_000, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
                       ema_decay=0.98, log_every=25, save_every=1_000, sample_every=1_000)),
