@@ -2,17 +2,18 @@
 
     python -m train.image_tokenizer --config configs/imagenet256_f16.py --workdir runs/imagenet256_f16
 
-It has not been run here. Its cost, by `unitok plan --config configs/imagenet256_f16.py`: 71.9 million parameters and 2.8
-million of the judge; 138 GFLOP to encode a picture, 253 to decode one (a multiply-add is two), 162 TFLOP a step of
-128 pictures with the judge, 65 EFLOP for 400,360 steps, which are 51.2 million pictures, 40 epochs. 1.2 GB of state; what a
-batch keeps for the backward pass is 278 GB in bfloat16 as traced, shared by the devices of the mesh (35 GB each on 8).
+It has not been run here. Its cost, by `unitok plan --config configs/imagenet256_f16.py`: 71.9 million parameters and
+2.8 million of the judge; 138 GFLOP to encode a picture, 253 to decode one (a multiply-add is two), 162 TFLOP a step of
+128 pictures with the judge, 65 EFLOP for 400,360 steps, which are 51.2 million pictures, 40 epochs. 1.2 GB of state;
+what a batch keeps for the backward pass is 278 GB in bfloat16 as traced, the judge's part apart, shared by the devices
+of the mesh (35 GB each on 8).
 
-Batch, epochs, a learning rate that stays as it is, Adam's betas, the clip, the commitment's weight, L2 of weight 1 and the
-judge's 0.5 from step 20,000 on are those of LlamaGen's training script. What differs: its LPIPS of weight 1 needs a
+Batch, epochs, a learning rate that stays as it is, Adam's betas, the clip, the commitment's weight, L2 of weight 1 and
+the judge's 0.5 from step 20,000 on are those of LlamaGen's training script. What differs: its LPIPS of weight 1 needs a
 trained network, here the differences between neighbours (`edges`) stand in its place; our judge is balanced by the
-gradients at the last layer (VQGAN) and has group norm; dead codes are revived; the codes' losses are summed over their 8
-numbers where LlamaGen takes the mean; and pictures are cut at the centre and not mirrored. Its paper reports rFID 2.19
-with 97 % of the codes in use. To begin with its published weights: `unitok import llamagen` and `--init.from`.
+gradients at the last layer (VQGAN) and has group norm; dead codes are revived; the codes' losses are summed over their
+8 numbers where LlamaGen takes the mean; and pictures are cut at the centre and not mirrored. Its paper reports rFID
+2.19 with 97 % of the codes in use. To begin with its published weights: `unitok import llamagen` and `--init.from`.
 
 The data is prepared beforehand (the extra tfds, and ImageNet's own archives). A folder of pictures does as well: take
 `ImageFolder(path=…, val_share=0.01)` for `Tfds(…)`.

@@ -2,10 +2,11 @@
 
     python -m train.image_tokenizer --config configs/imagenet256_f8.py --workdir runs/imagenet256_f8
 
-It has not been run here. Its cost, by `unitok plan --config configs/imagenet256_f8.py`: 70.1 million parameters and 2.8
-million of the judge; 229 GFLOP to encode a picture, 475 to decode one (a multiply-add is two), 283 TFLOP a step of
-128 pictures with the judge, 113 EFLOP for 400,360 steps, which are 51.2 million pictures, 40 epochs. 1.2 GB of state; what a
-batch keeps for the backward pass is 361 GB in bfloat16 as traced, shared by the devices of the mesh (45 GB each on 8).
+It has not been run here. Its cost, by `unitok plan --config configs/imagenet256_f8.py`: 70.1 million parameters and
+2.8 million of the judge; 229 GFLOP to encode a picture, 475 to decode one (a multiply-add is two), 283 TFLOP a step of
+128 pictures with the judge, 113 EFLOP for 400,360 steps, which are 51.2 million pictures, 40 epochs. 1.2 GB of state;
+what a batch keeps for the backward pass is 361 GB in bfloat16 as traced, the judge's part apart, shared by the devices
+of the mesh (45 GB each on 8).
 
 The recipe, and what differs from LlamaGen's, is that of configs/imagenet256_f16.py; its paper reports rFID 0.59.
 """

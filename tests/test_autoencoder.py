@@ -76,7 +76,7 @@ def test_vit_knows_where():
   long = jax.random.normal(jax.random.key(1), (1, 18, 30, 128))
   whole = jax.jit(encoder.transformer)(long)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr("unitok.models.attention.LONG", 10**6)
+    patch.setattr("unitok.models.vit.LONG", 10**6)
     np.testing.assert_allclose(whole, jax.jit(lambda x: encoder.transformer(x))(long), atol=2e-4)
 
 

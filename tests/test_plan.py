@@ -44,13 +44,14 @@ def test_tokenizer():
   config = c.Config(data=c.Scenes(image_size=16), image_tokenizer=options)
   found, hidden = tokenizer_plan(config), 16
   matrices = 8 * 24 + 8 * 8 + 8 * 2 * hidden + hidden * 8
-  layer, attention = matrices + 4 * 8, 2 * 2 * 16 * 16 * 8                    # four norms; queries times keys, times values
+  layer, attention = matrices + 4 * 8, 2 * 2 * 16 * 16 * 8      # four norms; queries times keys, weights times values
   assert found["parameters"] == (48 * 8 + 8 + layer + 8 + 8 * 4 + 4) + (4 * 8 + 8 + layer + 8 + 8 * 48 + 48) + 16 * 4
   encode = 2 * 16 * (48 * 8 + matrices + 8 * 4 + 4 * 16) + attention          # the codes are compared with a product
   decode = 2 * 16 * (4 * 8 + matrices + 8 * 48) + attention
   assert (found["flops_encode"], found["flops_decode"]) == (encode, decode)
-  assert found["codes_a_picture"] == 16 and found["examples"] == 30 and found["flops_training"] == 10 * found["flops_step"]
-  # backwards twice the products, but for the pixels' own gradient and the search, which has none; revival searches again
+  assert found["codes_a_picture"] == 16 and found["examples"] == 30
+  assert found["flops_training"] == 10 * found["flops_step"]
+  # backwards twice the products, but for the pixels' own gradient and the search; revival searches again
   search, enter = 2 * 16 * 4 * 16, 2 * 16 * 48 * 8
   assert found["flops_step"] == 3 * (3 * (encode + decode - search) - enter + 2 * search)
   scalars = 3 * 4                                                             # steps of run, optimizer and schedule
@@ -75,7 +76,8 @@ def test_decoder():
 
 def test_command(tmp_path, capsys):
   path = tmp_path / "mine.py"
-  path.write_text("from unitok.config import *\ndef get_config():\n  return Config(name='mine', image_tokenizer=Pixels())\n")
+  path.write_text("from unitok.config import *\n"
+                  "def get_config():\n  return Config(name='mine', image_tokenizer=Pixels())\n")
   assert cli.main(["plan", "--config", str(path), "--json"]) == 0
   said = json.loads(capsys.readouterr().out)
   assert said["name"] == "mine" and said["image_tokenizer"] is None and said["decoder"]["parameters"] > 10**6

@@ -198,8 +198,8 @@ class ImageCodes:
 class ImageTokenizer(ImageCodes):
   """VQ autoencoder."""
   network: str = "convnext"
-  """A name in NETWORKS: convnext (fast on a CPU, for small pictures), vqgan (the field's residual blocks, with attention
-  at the coarsest level) or vit (a transformer of patches, one level)."""
+  """A name in NETWORKS: convnext (fast on a CPU, for small pictures), vqgan (the field's residual blocks, with
+  attention at the coarsest level) or vit (a transformer of patches, one level)."""
   widths: tuple[int, ...] = (64, 128)
   """Channels of each level, fine to coarse; every level after the first halves the grid. vit: one, its width."""
   blocks: tuple[int, ...] = (1, 2)

@@ -1,7 +1,7 @@
 """What a run's networks cost, before anything is made: parameters, products, bytes.
 
-Everything is counted on the traced programs that training runs, with arrays that are not there; so an idea of the cost of
-a network for a large machine takes seconds on a small one.
+All is counted on the traced programs that training runs, with arrays that are not there; so the cost of a network for
+a large machine is known in seconds on a small one.
 """
 import dataclasses
 import functools
@@ -30,9 +30,10 @@ KEY = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
 
 
 def flops(function, *arguments) -> int:
-  """Of the matrix products and convolutions of function(*arguments), a multiply-add being two; arguments may be abstract.
+  """Of the matrix products and convolutions of function(*arguments), a multiply-add is two.
 
-  The longest branch of a condition counts. ValueError for a loop whose length only the data knows.
+  Arguments may be abstract; the longest branch of a condition counts. ValueError for a loop whose length only the data
+  knows.
   """
   return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -65,8 +66,8 @@ def bytes_of(tree) -> int:
 
 
 def kept(function, params) -> int:
-  """Bytes that function(params) leaves for its backward pass beside the parameters, as traced: a compiler that fuses keeps
-  less."""
+  """Bytes that function(params) leaves for its backward pass beside the parameters, as traced: a compiler that fuses
+  keeps less."""
   traced = jax.make_jaxpr(lambda params: jax.tree.leaves(jax.vjp(function, params)[1]))(params).jaxpr
   left = {id(var): var.aval for var in traced.outvars if var not in traced.invars}
   return sum(aval.size * aval.dtype.itemsize for aval in left.values())
@@ -78,7 +79,8 @@ def tokenizer_plan(config: c.Config) -> dict[str, Any]:
   kind_of(config).check(options, side, config.data.sizes)
   if not isinstance(options, c.ImageTokenizer):
     return {}
-  tokenizer, tx, train = Tokenizer(options, choose(config.compute_dtype, mixed=False)), optimizer(options.train), options.train
+  tokenizer, train = Tokenizer(options, choose(config.compute_dtype, mixed=False)), options.train
+  tx = optimizer(train)
   state = jax.eval_shape(functools.partial(tokenizer_state, tokenizer, tx), KEY)
   pictures = lambda count: jax.ShapeDtypeStruct((count, side, side, 3), np.uint8)
   codes = jax.ShapeDtypeStruct((1, *[side // options.downsampling] * 2), np.int32)
@@ -89,19 +91,22 @@ def tokenizer_plan(config: c.Config) -> dict[str, Any]:
     carried, target = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (weights[1], batch))
     return tokenizer.finish(params, tokenizer.through(params, carried, to_pm1(target))[0])
 
-  return {"parameters": parameters(state.params), "parameters_judge": parameters(state.extra.get("judge", {}).get("params")),
+  judge = state.extra.get("judge", {}).get("params")
+  return {"parameters": parameters(state.params), "parameters_judge": parameters(judge),
           "codes_a_picture": codes.size, "codebook_size": tokenizer.codebook_size,
-          "flops_encode": flops(tokenizer.encode, *weights, pictures(1)), "flops_decode": flops(tokenizer.decode, *weights, codes),
+          "flops_encode": flops(tokenizer.encode, *weights, pictures(1)),
+          "flops_decode": flops(tokenizer.decode, *weights, codes),
           **_training(train, step, state, kept(painted, state.params))}
 
 
 def decoder_plan(config: c.Config) -> dict[str, Any]:
-  """The decoder's cost, all pairs of a row's tokens counted; of a tokenizer that finds fewer pieces or colours it is less."""
+  """The decoder's cost, all pairs of a row's tokens counted; less where a tokenizer finds fewer pieces or colours."""
   options = dataclasses.replace(config.decoder, attention="dense")
   decoder.check(options)
   train, image = options.train, config.image_tokenizer
-  image = QUANTIZERS[image.quantizer.kind].size(image.quantizer) if isinstance(image, c.ImageTokenizer) else image.colours
-  sizes = {"text": config.text.vocab_size, "image": image}
+  learned = isinstance(image, c.ImageTokenizer)
+  sizes = {"text": config.text.vocab_size,
+           "image": QUANTIZERS[image.quantizer.kind].size(image.quantizer) if learned else image.colours}
   sizes |= {"location": LocationModality.size} if "objects" in needed(options.tasks) else {}
   sizes |= {"size": SIDES} if options.objectives.size_tokens else {}
   precision, tasks = choose(config.compute_dtype), tuple(options.tasks)
@@ -121,4 +126,5 @@ def decoder_plan(config: c.Config) -> dict[str, Any]:
 
 def _training(train: c.Train, step: int, state, batch: int) -> dict[str, Any]:
   return {"batch_size": train.batch_size, "steps": train.steps, "examples": train.steps * train.batch_size,
-          "flops_step": step, "flops_training": step * train.steps, "bytes_state": bytes_of(state), "bytes_batch": batch}
+          "flops_step": step, "flops_training": step * train.steps, "bytes_state": bytes_of(state),
+          "bytes_batch": batch}

@@ -1,8 +1,8 @@
-"""A plain transformer encoder and decoder of patches, as ViT-VQGAN has them (Yu 2021, 2110.04627), for any picture size.
+"""A plain transformer of patches as encoder and decoder (ViT-VQGAN, Yu 2021, 2110.04627), for any picture size.
 
 The layers are the decoder's own: RMSNorm before each sublayer, QK-norm and SwiGLU, where the paper has LayerNorm and a
-GELU. Positions are rotary in row and column instead of learned ones, so that a picture of any size that is a multiple of
-the patch goes through the same weights; and the last layers are linear, where the paper has two with a tanh between.
+GELU. Positions are rotary in row and column instead of learned ones, so that a picture of any size that is a multiple
+of the patch goes through the same weights; the last layers are linear, where the paper has two with a tanh between.
 """
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok.models.attention import attend, look, rotation
+from unitok.models.attention import LONG, Mask, attend, look, rotation
 from unitok.models.convnext import depth_to_space, space_to_depth
 from unitok.models.decoder import Layer
 from unitok.models.precision import FLOAT32, Precision, linear
@@ -50,8 +50,7 @@ class Transformer(nnx.Module):
   def __call__(self, x):
     b, h, w, c = x.shape
     turn = rotation(jnp.broadcast_to(jnp.indices((h, w)).reshape(2, -1).T, (b, h * w, 2)), self.dim, ROPE_BASE)
-    one = jnp.ones((b, h * w), jnp.int32)
-    seen = look(Rule(order=one, visible_from=one, visible_until=one, segment_ids=one))
+    seen = Mask(jnp.ones((1, 1, 1), bool)) if h * w < LONG else look(Rule(*[jnp.ones((b, h * w), jnp.int32)] * 4))
     graph, stacked = nnx.split(self.layers)
 
     def layer(x, weights):
