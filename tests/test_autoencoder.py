@@ -36,7 +36,8 @@ def test_shapes(kind):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_networks(network):
   """Any size that divides; every parameter takes part; last layers are linear, as the judge's balance asks."""
-  options = small(network=network, widths=(8, 16), blocks=(1, 2), patch=2, latent=6)
+  level = dict(widths=(8,), blocks=(2,), patch=4) if network == "vit" else dict(widths=(8, 16), blocks=(1, 2), patch=2)
+  options = small(network=network, latent=6, **level)
   tokenizer = Tokenizer(options)
   params, state = jax.jit(tokenizer.init)(jax.random.key(0))
   for height, width in ((16, 16), (8, 24)):
@@ -54,6 +55,29 @@ def test_networks(network):
   a, b = jax.random.normal(jax.random.key(1), (2, 2, 8, 8, 8))
   finish = lambda x: tokenizer.finish(params, x) - tokenizer.finish(params, 0 * x)
   np.testing.assert_allclose(finish(a + b), finish(a) + finish(b), atol=1e-4)
+
+
+def test_vit_knows_where():
+  """Every place sees every other; the same patches at other places have other features, rows and columns told
+  apart; a long grid by blocks gives what the whole mask does."""
+  options = small(network="vit", widths=(128,), blocks=(2,), patch=4)
+  tokenizer = Tokenizer(options)
+  params, _ = jax.jit(tokenizer.init)(jax.random.key(0))
+  features = jax.jit(tokenizer.features)
+  x = to_pm1(pictures(1))
+  gradient = jax.jit(jax.grad(lambda x: (tokenizer.features(params, x)[0, 1, 2] ** 2).sum()))(x)
+  assert (space_to_depth(jnp.abs(gradient), 4).sum(-1) > 0).all()
+  patches = space_to_depth(x, 4)
+  moved = lambda some: features(params, depth_to_space(some, 4))
+  was = moved(patches)
+  assert jnp.abs(moved(patches.swapaxes(1, 2)).swapaxes(1, 2) - was).max() > 1e-3
+  assert jnp.abs(moved(patches[:, ::-1])[:, ::-1] - was).max() > 1e-3
+  encoder = tokenizer._model(params).encoder
+  long = jax.random.normal(jax.random.key(1), (1, 18, 30, 128))
+  whole = jax.jit(encoder.transformer)(long)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("unitok.models.vit.LONG", 10**6)
+    np.testing.assert_allclose(whole, jax.jit(lambda x: encoder.transformer(x))(long), atol=2e-4)
 
 
 @pytest.mark.parametrize("widths, blocks, patch, down", [((8,), (1,), 4, 4), ((8, 8, 8), (0, 1, 1), 1, 4), ((8, 8), (1, 1), 4, 8)])
@@ -126,7 +150,12 @@ def test_overfits_one_batch(kind):
     (dict(quantizer=Quantizer(kind="pq")), 16, "quantizer.kind: 'pq' is unknown; one of l2"),
     (dict(quantizer=Quantizer(kind="lfq", codebook_size=500)), 16, "quantizer.codebook_size: 500 is no power of two"),
     (dict(quantizer=Quantizer(kind="fsq", levels=(8, 1))), 16, r"quantizer.levels: \(8, 1\)"),
-    (dict(network="vit"), 16, "image_tokenizer.network: 'vit' is unknown; one of convnext, vqgan"),
+    (dict(network="unet"), 16, "image_tokenizer.network: 'unet' is unknown; one of convnext, vqgan, vit"),
+    (dict(network="vit"), 16, r"widths: \(8, 12\) must be one width for vit"),
+    (dict(network="vit", widths=(96,), blocks=(1,)), 16, r"widths: \(96,\) must be a multiple of 64 for vit's heads"),
+    (dict(network="vit", widths=(10,), blocks=(1,)), 16, r"widths: \(10,\) .* or of 4"),
+    (dict(network="vit", widths=(8,), blocks=(0,)), 16, r"blocks: \(0,\) must be 1 or more"),
+    (dict(network="vit", widths=(8,), blocks=(1,), patch=8), 20, "data.image_size: 20 .* take 16"),
     (dict(network="vqgan", widths=(48, 64)), 16, r"widths: \(48, 64\) must be multiples of 32"),
     (dict(blocks=(1,)), 16, r"blocks: \(1,\) must have one number a level"),
     ({}, 18, "data.image_size: 18 .* take 16")])

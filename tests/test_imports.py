@@ -15,7 +15,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for folder in ("unitok", "train
 CORE = ("models", "losses", "optim", "sharding", "steps")
 SEQUENCES = ("vocab", "sequence", "objectives")
 ALL = ("config", "errors", "files", *SEQUENCES, "modalities", "data", *CORE, "checkpoint", "metrics", "run", "sampling",
-       "model", "evaluation", "interop", "explain", "templates")
+       "model", "evaluation", "interop", "explain", "templates", "plan")
 
 # Part of unitok (a module or a folder), or top-level folder -> the parts it may import besides itself.
 # config is data and may be read by every part but vocab and sequence.
@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "run": ("config", "vocab", "modalities", *CORE, "checkpoint"),
     "model": tuple(name for name in ALL if name != "evaluation"),
     "evaluation": ("config", *SEQUENCES, *CORE, "metrics", "sampling", "modalities", "data", "run", "model"),
+    "plan": ("config", *SEQUENCES, "modalities", *CORE, "run"),
     "commands": ALL,
     "cli": (*ALL, "commands"),
     "train": ALL,

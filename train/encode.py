@@ -14,6 +14,7 @@ from unitok import config as c
 from unitok.data.shards import write_shards
 from unitok.data.sources import SPLITS, open_source
 from unitok.files import write_json
+from unitok.modalities.image import SIDES
 from unitok.modalities.location import LocationModality
 from unitok.modalities.text import TextModality
 from unitok.objectives import needed
@@ -22,8 +23,6 @@ from unitok.vocab import Vocabulary, make_vocabulary
 
 BATCH = 256
 """Pictures encoded at once."""
-SIDES = 256
-"""Numbers of rows or columns that have a token, 0 .. 255."""
 
 
 def run(config: c.Config, workdir: epath.Path) -> Vocabulary:

@@ -130,6 +130,13 @@ class Info(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan(Command):
+  """Tell what a config's training would cost: parameters, FLOPs of products and convolutions, bytes."""
+  config: Annotated[str, arg(metavar="FILE")]
+  """Config file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Explain(Command):
   """Show a document of an objective or of a published system: its tokens, what each predicts and may see."""
   objective: Annotated[str, arg(metavar="NAME")] = ""
@@ -179,6 +186,7 @@ COMMANDS: dict[type[Command], Callable[..., commands.Said]] = {
     Complete: commands.complete,
     Reconstruct: commands.reconstruct,
     Info: commands.info,
+    Plan: commands.plan,
     Explain: commands.explain,
     Validate: commands.validate,
     Import: commands.bring,

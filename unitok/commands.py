@@ -124,6 +124,24 @@ def info(o) -> Said:
   return Said(data, [f"{name}\t{value}" for name, value in rows], ("", ""), rows)
 
 
+def plan(o) -> Said:
+  from unitok import plan as costs
+  config = c.load(o.config)
+  data = {"image_tokenizer": costs.tokenizer_plan(config) or None, "decoder": costs.decoder_plan(config)}
+  rows = [(name, "nothing to train" if value is None else _amount(name, value)) for name, value in _flat(data)]
+  return Said({"command": "plan", "config": o.config, "name": config.name, **data},
+              [f"{name}\t{value}" for name, value in rows], ("", ""), rows)
+
+
+def _amount(name: str, value: int) -> str:
+  """1,234,567 parameters; "1.23 GFLOP", "45.1 MB" of what the last part of the name says."""
+  unit = {"flops": "FLOP", "bytes": "B"}.get(name.split(".")[-1].split("_")[0])
+  if not unit:
+    return f"{value:,}"
+  power = min((len(str(value)) - 1) // 3, 7)
+  return f"{value / 1000**power:.3g} {' kMGTPEZ'[power].strip()}{unit}"
+
+
 def describe(folder: str) -> dict[str, Any]:
   """What a run's folder holds; None for a stage that has not begun. ValueError where it is no run's folder."""
   from unitok.checkpoint import read_config

@@ -196,16 +196,16 @@ class ImageCodes:
 
 @dataclass(frozen=True)
 class ImageTokenizer(ImageCodes):
-  """Convolutional VQ autoencoder."""
+  """VQ autoencoder."""
   network: str = "convnext"
-  """A name in NETWORKS: convnext (fast on a CPU, for small pictures) or vqgan (the field's residual blocks, with attention
-  at the coarsest level)."""
+  """A name in NETWORKS: convnext (fast on a CPU, for small pictures), vqgan (the field's residual blocks, with
+  attention at the coarsest level) or vit (a transformer of patches, one level)."""
   widths: tuple[int, ...] = (64, 128)
-  """Channels of each level, fine to coarse; every level after the first halves the grid."""
+  """Channels of each level, fine to coarse; every level after the first halves the grid. vit: one, its width."""
   blocks: tuple[int, ...] = (1, 2)
-  """Residual blocks of each level."""
+  """Residual blocks of each level. vit: one number, the layers of encoder and decoder each."""
   patch: int = 2
-  """Space-to-depth at the input: pixels of side `patch` become channels."""
+  """Space-to-depth at the input: pixels of side `patch` become channels. vit: the side of a place."""
   encoder_kernel: int = 3
   """convnext: side of the encoder's convolutions; 1 makes every code depend on its own pixels alone."""
   latent: int = 256

@@ -1,14 +1,23 @@
 """All quantizers in one network: what they keep, how many codes they use, how fast they are.
 
-    python -m tests.benchmarks.quantizers --data ../shared/data/emoji --steps 3000 --out runs/quantizers.json
+    python -m tests.benchmarks.quantizers --data ../shared/data/emoji ../shared/data/photos --out runs/quantizers.json
 
-The same autoencoder (32x32 pictures, 64 codes each), data, batches, seed and steps for each kind and codebook size; fsq has
-levels with about that product. Each is trained at every one of `--rates`, and the best PSNR counts. Figures are over the
-validation split; usage also over the training pictures. The speed is of the training step alone, the median over hundreds
-of steps. Kinds that `--out` has are not trained again. The last line is JSON: {"KIND-SIZE": {psnr_db, psnr_db_low,
-psnr_db_high, ssim, usage, usage_train, perplexity, images_per_second, rate}}.
+The same autoencoder (32x32 pictures, 64 codes each), data, batches, seed and steps for each kind and codebook size;
+fsq has levels with about that product. `plain` is vq as it was first: its codes start as vectors of the data, and none
+is revived; at 4,096 it is trained at each of `--plain-rates`, and the best PSNR counts. All others have `--rate`.
+Figures are over the validation split, usage also over the training pictures. The speed is of the training step alone,
+the median over steps.
+
+A second table has vector-quantize-pytorch's quantizers in the same network with the same codes and data
+(tests/benchmarks/quantizers_torch.py), where that package is there: pip install torch vector-quantize-pytorch.
+
+What `--out` has is not trained again. The last line is JSON: {"FOLDER": {"KIND-SIZE": {psnr_db, psnr_db_low,
+psnr_db_high, ssim, usage, usage_train, perplexity, images_per_second, rate}, "torch KIND-SIZE": …}, "default":
+{"FOLDER": {usage_512, usage_4096: of l2 over the training pictures, gain_over_plain_db_4096, gain_over_torch_db_4096:
+over its best}}}.
 """
 import functools
+import importlib.util
 import json
 import statistics
 import time
@@ -33,76 +42,113 @@ from unitok.steps import Tokenizer, tokenizer_state, tokenizer_step
 LEVELS = {512: (8, 8, 8), 4096: (8, 8, 8, 8), 16384: (8, 8, 8, 6, 5)}
 DIMS = {"simvq": 64, "ema": 64, "vq": 64, "ibq": 64}
 """Numbers a code, 8 for the others, as their papers have them."""
+DEFAULT = c.Quantizer().kind
+PACKAGE = "vector_quantize_pytorch"
 
 
-def options(kind: str, size: int, steps: int, rate: float, batch_size: int, **changes) -> c.ImageTokenizer:
-  quantizer = c.Quantizer(kind=kind, codebook_size=size, code_dim=DIMS.get(kind, 8), levels=LEVELS.get(size, ()), **changes)
+def options(kind: str, size: int, steps: int, rate: float, batch_size: int) -> c.ImageTokenizer:
+  name, more = ("vq", {"revive_every": 0}) if kind == "plain" else (kind, {})
+  quantizer = c.Quantizer(kind=name, codebook_size=size, code_dim=DIMS.get(name, 8), levels=LEVELS.get(size, ()),
+                          **more)
   return c.ImageTokenizer(
       widths=(64, 128), blocks=(1, 2), patch=2, quantizer=quantizer,
-      train=c.Train(steps=steps, batch_size=batch_size, learning_rate=rate, warmup_steps=100, weight_decay=0.0, ema_decay=0.99))
+      train=c.Train(steps=steps, batch_size=batch_size, learning_rate=rate, warmup_steps=min(100, steps // 10),
+                    weight_decay=0.0, ema_decay=0.99))
 
 
 class Run:
   """One tokenizer in training."""
 
-  def __init__(self, name: str, one: c.ImageTokenizer, source, side: int):
-    self.name, self.options, self.tokenizer = name, one, Tokenizer(one)
-    tx = optimizer(one.train)
+  def __init__(self, one: c.ImageTokenizer, source, side: int):
+    self.options, self.tokenizer, self.side = one, Tokenizer(one), side
+    tx, self.size = optimizer(one.train), self.tokenizer.codebook_size
     self.state = jax.jit(functools.partial(tokenizer_state, self.tokenizer, tx))(jax.random.key(0))
     self.advance = jax.jit(lambda s, x: tokenizer_step(self.tokenizer, tx, s, x, jax.random.key(1)), donate_argnums=0)
-    self.pictures, self.side = Pictures(source, side, one.train.batch_size, 0), side
+    self.pictures = Pictures(source, side, one.train.batch_size, 0)
 
   def train(self, steps: int) -> float:
-    """Seconds of so many steps, the input apart."""
-    spent = 0.0
+    """Images a second, the median over steps, the input apart."""
+    times = []
     for _ in range(steps):
       batch = next(self.pictures)
       start = time.perf_counter()
       self.state, metrics = self.advance(self.state, batch)
       jax.block_until_ready(metrics)
-      spent += time.perf_counter() - start
-    return spent
+      times.append(time.perf_counter() - start)
+    return self.options.train.batch_size / statistics.median(times)
 
-  def figures(self, train: np.ndarray, val: np.ndarray) -> dict:
+  def finished(self):
+    """(encode, decode) with the averaged weights."""
     image = image_modality(self.tokenizer, self.state.extra["average"], self.state.extra["quantizer"], self.side)
-    count = lambda codes: np.bincount(codes.ravel(), minlength=image.codebook_size).astype(np.float32)
-    codes = image.encode(val)
-    back, used = image.decode(codes), usage(count(codes))
-    return {**figure("psnr_db", psnr_db(val, back)), **figure("ssim", ssim(val, back)), "usage": float(used["usage"]),
-            "usage_train": float((count(image.encode(train)) > 0).mean()), "perplexity": float(used["perplexity"]),
-            "codes": image.codebook_size}
+    return image.encode, image.decode
 
 
-def main(data: str, out: Path, kinds: tuple[str, ...] = tuple(QUANTIZERS), sizes: tuple[int, ...] = (512, 4096, 16384),
-         rates: tuple[float, ...] = (2e-3,), steps: int = 3000, batch_size: int = 16, side: int = 32):
-  """data: an imagefolder with a validation split."""
-  source = c.ImageFolder(path=data, image_size=side, resize="fit", val_share=0.05)
-  train, val = (open_source(source, split) for split in ("train", "val"))
-  every = lambda some: np.stack(list(usable(some, range(len(some)), "stop")))
-  pixels, held_out, found = every(train), every(val), json.loads(out.read_text()) if out.exists() else {}
-  for size in sizes:
-    for kind in kinds:
-      name = f"{kind}-{size}"
-      if name in found:
-        continue
-      for rate in rates:
-        run = Run(name, options(kind, size, steps, rate, batch_size), train, side)
-        run.train(2)
-        speeds, rest = [], steps - 2
-        while rest:
-          some = min(rest, 100)
-          speeds.append(some * batch_size / run.train(some))
-          rest -= some
+def figures(run, train: np.ndarray, val: np.ndarray) -> dict:
+  count = lambda codes: np.bincount(codes.ravel(), minlength=run.size).astype(np.float32)
+  encode, decode = run.finished()
+  codes = encode(val)
+  back, used = decode(codes), usage(count(codes))
+  return {**figure("psnr_db", psnr_db(val, back)), **figure("ssim", ssim(val, back)), "usage": float(used["usage"]),
+          "usage_train": float((count(encode(train)) > 0).mean()), "perplexity": float(used["perplexity"]),
+          "codes": run.size}
+
+
+def told(name: str, one: dict):
+  print(f"{name:22s} {one['psnr_db']:.2f} dB ({one['psnr_db_low']:.2f}-{one['psnr_db_high']:.2f}), "
+        f"SSIM {one['ssim']:.3f}, usage {one['usage']:.3f}, in training {one['usage_train']:.3f}, "
+        f"perplexity {one['perplexity']:.0f}, {one['images_per_second']:.0f} images/s, rate {one['rate']:g}",
+        flush=True)
+
+
+def summary(found: dict) -> dict:
+  """What is asked of the default, of each folder where the table has it."""
+  ours, simple = found.get(f"{DEFAULT}-4096"), found.get("plain-4096")
+  theirs = [one["psnr_db"] for name, one in found.items() if name.startswith("torch ") and name.endswith("-4096")]
+  names = {f"usage_{size}": f"{DEFAULT}-{size}" for size in (512, 4096)}
+  out = {key: found[name]["usage_train"] for key, name in names.items() if name in found}
+  if ours and simple:
+    out["gain_over_plain_db_4096"] = ours["psnr_db"] - simple["psnr_db"]
+  if ours and theirs:
+    out["gain_over_torch_db_4096"] = ours["psnr_db"] - max(theirs)
+  return out
+
+
+def main(data: tuple[Path, ...], out: Path, kinds: tuple[str, ...] = (*QUANTIZERS, "plain"),
+         sizes: tuple[int, ...] = (512, 4096, 16384), rate: float = 2e-3,
+         plain_rates: tuple[float, float, float] = (5e-4, 1e-3, 2e-3), steps: int = 3000, batch_size: int = 16,
+         side: int = 32):
+  """data: imagefolders, whose validation splits are measured on."""
+  everything = json.loads(out.read_text()) if out.exists() else {}
+  there = importlib.util.find_spec(PACKAGE) and importlib.util.find_spec("torch")
+  if there:
+    from tests.benchmarks import quantizers_torch as peer
+  else:
+    print("the second table is left out: pip install torch vector-quantize-pytorch", flush=True)
+  for folder in data:
+    source, found = c.ImageFolder(path=str(folder), image_size=side, resize="fit", val_share=0.05), \
+        everything.setdefault(folder.name, {})
+    train, val = (open_source(source, split) for split in ("train", "val"))
+    pixels, held_out = (np.stack(list(usable(some, range(len(some)), "stop"))) for some in (train, val))
+
+    def measure(name: str, new, rates: tuple[float, ...]):
+      """The best of new(rate), a Run each, into the table."""
+      for one in rates if name not in found or found[name]["steps"] != steps else ():
+        run = new(one)
+        speed = run.train(steps)
         run.pictures.close()
-        one = run.figures(pixels, held_out) | {"images_per_second": statistics.median(speeds), "rate": rate}
-        if name not in found or one["psnr_db"] > found[name]["psnr_db"]:
-          found[name] = plain(one)
-      one = found[name]
-      print(f"{name:14s} {one['psnr_db']:.2f} dB ({one['psnr_db_low']:.2f}-{one['psnr_db_high']:.2f}), SSIM {one['ssim']:.3f}, "
-            f"usage {one['usage']:.3f}, in training {one['usage_train']:.3f}, perplexity {one['perplexity']:.0f}, "
-            f"{one['images_per_second']:.0f} images/s, rate {one['rate']:g}", flush=True)
-      write_json(out, found)
-  print(json.dumps(found))
+        got = figures(run, pixels, held_out) | {"images_per_second": speed, "rate": one, "steps": steps}
+        if found.get(name, {}).get("steps") != steps or got["psnr_db"] > found[name]["psnr_db"]:
+          found[name] = plain(got)
+      told(f"{folder.name} {name}", found[name])
+      write_json(out, everything)
+
+    for size in sizes:
+      for kind in kinds:
+        new = lambda one: Run(options(kind, size, steps, one, batch_size), train, side)
+        measure(f"{kind}-{size}", new, plain_rates if (kind, size) == ("plain", 4096) else (rate,))
+        if there and kind in peer.KINDS:
+          measure(f"torch {kind}-{size}", lambda one: peer.Run(kind, new(one)), (rate,))
+  print(json.dumps(everything | {"default": {folder.name: summary(everything[folder.name]) for folder in data}}))
 
 
 if __name__ == "__main__":

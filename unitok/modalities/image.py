@@ -3,6 +3,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+SIDES = 256
+"""Numbers of rows or columns that have a token, 0 .. 255."""
+
 
 class ImageModality:
   """A trained image tokenizer as two functions of arrays.

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok.config import check_size
-from unitok.models import convnext, vqgan
+from unitok.models import convnext, vit, vqgan
 from unitok.models.adversary import least_side
 from unitok.models.precision import Precision
 from unitok.models.quantizers import QUANTIZERS
 
-NETWORKS = {"convnext": convnext, "vqgan": vqgan}
+NETWORKS = {"convnext": convnext, "vqgan": vqgan, "vit": vit}
 """Modules with an Encoder and a Painter, which paints up to its last layer and finishes with it."""
 
 
@@ -44,6 +44,8 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
   if len(options.blocks) != len(options.widths):
     raise ValueError(f"image_tokenizer.blocks: {options.blocks} must have one number a level of widths "
                      f"{options.widths}")
+  if options.network == "vit":
+    vit.check(options)
   least = least_side(options.losses.judge_layers)
   if options.losses.adversarial and image_size < least:
     raise ValueError(f"image_tokenizer.losses.judge_layers: {options.losses.judge_layers} need pictures of {least} pixels "
