@@ -147,7 +147,7 @@ def describe(folder: str) -> dict[str, Any]:
   return {
       "name": config.name, "source": c.source_name(config.data), "image_size": config.data.image_size,
       "text_tokenizer": manifest and {"pieces": manifest["size"]},
-      "image_tokenizer": tokenizer and {**tokenizer, "codes_a_picture": places},
+      "image_tokenizer": tokenizer and {**tokenizer, "codes_a_picture": places * tokenizer.get("books", 1)},
       "codes": {split: found["records"] for split, found in codes.items() if found["finished"]} or None,
       "decoder": trained and {**trained, **decoder()}, "sampling": dataclasses.asdict(config.sampling),
       "metrics": _metrics(folder / "metrics.json")}

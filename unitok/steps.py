@@ -40,8 +40,12 @@ class Tokenizer:
   def codebook_size(self) -> int:
     return self.quantizer.size(self.options.quantizer)
 
+  @property
+  def books(self) -> int:
+    return self.quantizer.books(self.options.quantizer)
+
   def init(self, key):
-    """(params, quantizer state)."""
+    """(params, quantizer state)."""""
     network, codes = jax.random.split(key)
     params = nnx.to_pure_dict(nnx.state(Autoencoder(self.options, self.precision, nnx.Rngs(network)), nnx.Param))
     params["quantizer"], state = self.quantizer.init(codes, self.options.quantizer)
@@ -55,16 +59,16 @@ class Tokenizer:
     return self._model(params).encoder(pixels_pm1)
 
   def encode(self, params, state, pixels):
-    """u8[b H W 3] -> codes i32[b h w]."""
+    """u8[b H W 3] -> codes i32[b h w], or i32[b h w G] of G > 1 books."""
     z = self.features(params, to_pm1(pixels))
     codes = self.quantizer.quantize(params["quantizer"], state, z.reshape(-1, z.shape[-1]), self.options.quantizer).codes
-    return codes.reshape(z.shape[:-1])
+    return codes.reshape(*z.shape[:-1], *codes.shape[1:])
 
   def decode(self, params, state, codes):
-    """codes i32[b h w] -> u8[b H W 3]."""
-    values = self.quantizer.lookup(params["quantizer"], state, codes.ravel(), self.options.quantizer)
+    """codes as `encode` makes them -> u8[b H W 3]."""
+    values = self.quantizer.lookup(params["quantizer"], state, codes.reshape(-1, *codes.shape[3:]), self.options.quantizer)
     painter = self._model(params).painter
-    return to_u8(painter.finish(painter.paint(values.reshape(*codes.shape, -1))))
+    return to_u8(painter.finish(painter.paint(values.reshape(*codes.shape[:3], -1))))
 
   def through(self, params, state, target):
     """Pictures f32[b h w 3] through the codes: (what the last layer paints from, Quantized, z f32[n d])."""
