@@ -279,6 +279,8 @@ class Decoder:
   kv_heads: int = 2
   hidden: int = 704
   """Width of the SwiGLU."""
+  depth_hidden: int = 512
+  """Width of the SwiGLU that predicts the further codes of a place, where it has several (quantizer.books)."""
   unroll: int = 1
   """Layers of the training step written out one after another: longer to compile, on a CPU up to 1.2 times faster."""
   rope_base: float = 1_000.0

@@ -157,7 +157,7 @@ def _check(part: Part, codes: np.ndarray, vocabulary: Vocabulary):
     raise ValueError(f"{said}: a place has known and unknown (-1) codes; all of a place are drawn together")
   if part.hole is not None and part.groups is not None:
     raise ValueError(f"{said}: has a hole and groups; give the groups alone, with -1 for what is kept")
-  if part.row_end and (codes.ndim != 2 or part.groups is not None or part.positions is not None
+  if part.row_end and (codes.ndim < 2 or part.groups is not None or part.positions is not None
                        or (part.hole is not None and np.any(part.hole))):
     raise ValueError(f"{said}: rows that end in {part.row_end} are for a picture without hole, groups and positions of "
                      "its own; leave row_end out")
