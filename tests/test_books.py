@@ -7,18 +7,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_run
 from test_sampler import asked, filled, packed
 
-from unitok import config as c
+from train import evaluate
+from unitok import cli, config as c
+from unitok.commands import describe
 from unitok.config import Objectives, Sampling
-from unitok.data.shards import pack, unpack
+from unitok.data.shards import CodeShards, pack, unpack
+from unitok.data.sources import open_source
 from unitok.evaluation.likelihood import score_captions
+from unitok.metrics import usage, uses
+from unitok.model import Model, erase
+from unitok.models import autoencoder
 from unitok.models.rule import rule_of
 from unitok.objectives import DRAWING, NEEDS, OBJECTIVES
 from unitok.objectives.codes import Codes
+from unitok.run import code_vectors, load_image_tokenizer
 from unitok.sampling.sampler import Sampler
 from unitok.sequence import Part, build
-from unitok.steps import Language
+from unitok.steps import Language, Tokenizer
 from unitok.vocab import make_vocabulary
 
 BOOKS, SIZE, GRID, ROW = 3, 12, (3, 4), 80
@@ -283,3 +291,81 @@ def test_captions_of_one_picture_are_scored_as_apart(sampler):
   other = images[0].copy()
   other[..., 2] = (other[..., 2] + 1) % SIZE
   assert np.abs(score(images[0]) - score(other)).max() > 1e-3
+
+
+# ---- the tokenizer, and a whole run
+
+def test_usage_of_several_books():
+  """The means over the books: one with all of its codes alike, one with a single code."""
+  codes = np.stack([np.arange(8) % 4, np.zeros(8, int)], -1)
+  counts = uses(codes.reshape(2, 4, 2), 4, 2)
+  assert counts.tolist() == [[2, 2, 2, 2], [8, 0, 0, 0]]
+  assert {name: float(one) for name, one in usage(counts).items()} == pytest.approx({"usage": 5 / 8, "perplexity": 2.5})
+
+
+def tokenizer_of(kind: str, books: int) -> c.ImageTokenizer:
+  quantizer = dataclasses.replace(small_run.CONFIG.image_tokenizer.quantizer, kind=kind, books=books)
+  return dataclasses.replace(small_run.CONFIG.image_tokenizer, quantizer=quantizer)
+
+
+@pytest.mark.parametrize("kind", ["residual", "product"])
+def test_pictures_through_their_codes(kind):
+  tokenizer = Tokenizer(tokenizer_of(kind, 2))
+  params, state = tokenizer.init(jax.random.key(0))
+  pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 16, 3)).astype(np.uint8)
+  codes = jax.jit(tokenizer.encode)(params, state, pixels)
+  assert tokenizer.books == 2 and codes.shape == (3, 2, 4, 2) and tokenizer.codebook_size == 32
+  last, quantized, _ = tokenizer.through(params, state, autoencoder.to_pm1(pixels))
+  assert np.array_equal(codes.reshape(-1, 2), quantized.codes)
+  want = np.asarray(autoencoder.to_u8(tokenizer.finish(params, last)), int)
+  assert np.abs(np.asarray(jax.jit(tokenizer.decode)(params, state, codes), int) - want).max() <= 1
+
+
+def test_kinds_with_one_code_a_place_refuse_more():
+  with pytest.raises(ValueError, match="quantizer.books: 4, but l2 has one code a position.* residual or product"):
+    autoencoder.check(tokenizer_of("l2", 4), 16)
+  with pytest.raises(ValueError, match="quantizer.books: 0 must be"):
+    autoencoder.check(tokenizer_of("residual", 0), 16)
+  with pytest.raises(ValueError, match="decoder.depth_hidden: 0"):
+    language(1.0, dataclasses.replace(OPTIONS, depth_hidden=0))
+
+
+def test_a_run(tmp_path, monkeypatch, capsys):
+  """Every stage, evaluation, report and all that a model draws, with a residual tokenizer of two books."""
+  tasks = dict.fromkeys(("text_to_image", "image_to_text", "infill", "parallel", "text"), 1.0)
+  config = dataclasses.replace(small_run.CONFIG, image_tokenizer=tokenizer_of("residual", 2),
+                               decoder=dataclasses.replace(small_run.CONFIG.decoder, tasks=tasks, depth_hidden=16),
+                               evaluation=c.Evaluation(examples=4, batch_size=8, show=2))
+  folder = small_run.make(tmp_path / "run", config)
+  metrics = evaluate.run(config, folder)
+  assert metrics["image_tokenizer"]["bits_per_pixel"] == 2 * 5 / 16 and metrics["image_tokenizer"]["codebook_size"] == 32
+  assert len(metrics["image_tokenizer"]["codebook_counts"]) == 64
+  tokens = metrics["decoder"]["nats_per_token"]
+  assert 1 < tokens["image"] < 8 and tokens["image_tokens"] == tokens["image_n"] * 4 * 4 * 2
+  assert "2 codes at each of 4 × 4 places out of 32" in (folder / "report" / "index.html").read_text()
+  assert (folder / "report" / "samples" / "decoder_000003.png").exists()
+
+  told = describe(str(folder))
+  assert told["image_tokenizer"]["books"] == 2 and told["image_tokenizer"]["codes_a_picture"] == 32
+  assert told["decoder"]["vocabulary"]["image.1"] == 32
+  image, shards = load_image_tokenizer(folder), CodeShards(folder / "codes" / "val")
+  source = open_source(config.data, "val")
+  images = np.stack([source[n].image for n in range(3)])
+  assert np.array_equal(image.encode(images)[1], shards[1].image) and shards[1].image.shape == (4, 4, 2)
+  assert shards.manifest["grid"] == [4, 4] and code_vectors(folder).shape == (2, 32, 4)
+
+  model, warm = Model.open(folder), Sampling(guidance_scale=2.0, top_k=20)
+  drawn, decode = [], model.image.decode
+  monkeypatch.setattr(model.image, "decode", lambda codes: drawn.append(codes.copy()) or decode(codes))
+  assert model.generate(["a small red circle", ""], warm, seed=1).shape == (2, 16, 16, 3)
+  assert model.generate(["blue"], dataclasses.replace(warm, passes=3)).shape == (1, 16, 16, 3)
+  assert [one.shape for one in drawn] == [(2, 4, 4, 2), (1, 4, 4, 2)]
+  masks = np.zeros((3, 16, 16), bool)
+  masks[:, :8, :8] = True
+  model.infill(images, masks)
+  kept = ~masks[:, ::4, ::4]
+  assert np.array_equal(drawn[-1][kept], image.encode(erase(images, masks))[kept]) and (drawn[-1] >= 0).all()
+  assert len(model.caption(images)) == 3 and np.isfinite(model.log_likelihood(["a", "b", "c"], images)).all()
+  capsys.readouterr()
+  assert cli.main(["explain", "--objective", "text_to_image", "--model", str(folder)]) == 0
+  assert f"image {shards[0].image[0, 0, 0]} + image.1 {shards[0].image[0, 0, 1]}" in capsys.readouterr().out
