@@ -43,15 +43,23 @@ def cells(pixels):
   return pixels[:, ::CELL, ::CELL, 0].astype(np.int32) // 4
 
 
+def channels(pixels):
+  """Three codes a place."""
+  return pixels[:, ::CELL, ::CELL].astype(np.int32) // 4
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-  """make(name, count, has) -> (CodeShards, vocabulary)."""
+  """make(name, count, has, books 1 or 3) -> (CodeShards, vocabulary)."""
   root = tmp_path_factory.mktemp("codes")
   text = train(["red blue ring too"] * 3, root / "text", config.Text(vocab_size=280))
-  image = ImageModality(cells, None, (4, 4), CELL, 64, "cells")
+  images = {1: ImageModality(cells, None, (4, 4), CELL, 64, "cells"),
+            3: ImageModality(channels, None, (4, 4), CELL, 64, "cells", 3)}
   fingerprints = {"text": text.fingerprint, "image": "cells"}
-  vocabulary = make_vocabulary({"text": text.size, "image": 64, "location": 1024}, fingerprints)
-  def make(name, count=40, has=lambda n: "text image"):
+  further = {1: {}, 3: {"image.1": 64, "image.2": 64}}
+  def make(name, count=40, has=lambda n: "text image", books=1):
+    image = images[books]
+    vocabulary = make_vocabulary({"text": text.size, "image": 64, **further[books], "location": 1024}, fingerprints)
     if not (root / name).exists():
       write_shards(root / name, Source(count, has, name), text, image, fingerprints, batch_size=8, shard_size=16)
     return CodeShards(root / name), vocabulary
@@ -78,9 +86,10 @@ def equal(one, two):
   return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_packed_equals_apart(made, monkeypatch):
+@pytest.mark.parametrize("books", [1, 3])
+def test_packed_equals_apart(made, monkeypatch, books):
   """Each document of a row is to the bit what build() makes of it alone; the rest of the row is padding."""
-  shards, vocabulary = made("whole")
+  shards, vocabulary = made("whole" if books == 1 else "in books", books=books)
   alone = []
   def spy(parts, vocabulary):
     alone.append(build(parts, vocabulary))
@@ -98,7 +107,8 @@ def test_packed_equals_apart(made, monkeypatch):
       for segment in range(1, count + 1):
         at = np.flatnonzero(segments == segment)
         assert np.array_equal(at, np.arange(at[0], at[-1] + 1))
-        fields = {name: getattr(batch, name)[row, at] for name in batch._fields}
+        fields = {name: value[row, at] for name, value in batch._asdict().items() if value is not None}
+        assert ("extra_codes" in fields) == ("extra_targets" in fields) == (books > 1)
         match = [d for d in alone if d.length == len(at) and
                  all(np.array_equal(getattr(d, name), fields[name]) for name in fields if hasattr(d, name))]
         assert match, "a packed document is none of those built"
@@ -111,17 +121,21 @@ def test_packed_equals_apart(made, monkeypatch):
         seen.add(objective)
       rest = segments == 0
       for name, value in PADDING.items():
-        assert (getattr(batch, name)[row][rest] == value).all(), name
+        assert name.startswith("extra") and books == 1 or (getattr(batch, name)[row][rest] == value).all(), name
   assert seen == set(OBJECTIVES)
   iterator.close()
 
 
-def test_batch_form(made):
-  shards, vocabulary = made("whole")
+@pytest.mark.parametrize("books", [1, 3])
+def test_batch_form(made, books):
+  shards, vocabulary = made("whole" if books == 1 else "in books", books=books)
   iterator = pipeline.batches(shards, vocabulary, DECODER, seed=0, batch_size=3)
   batch = next(iterator)
   for name, array in batch._asdict().items():
-    assert array.shape == ((3, 64, AXES) if name == "positions" else (3, 64))
+    if name.startswith("extra") and books == 1:
+      assert array is None
+      continue
+    assert array.shape == (3, 64, *({"positions": (AXES,), "extra_codes": (2,), "extra_targets": (2,)}.get(name, ())))
     assert array.dtype == (np.float32 if name in ("loss_weights", "positions") else np.int32)
     assert array.flags.c_contiguous
   padding = batch.segment_ids == 0
@@ -310,6 +324,8 @@ def test_one_epoch(made):
   assert any((batch.segment_ids == 0).all(1).any() for batch in found)
   for batch in found:
     for name, value in PADDING.items():
+      if getattr(batch, name) is None:
+        continue
       assert (getattr(batch, name)[batch.segment_ids == 0] == value).all(), name
   assert sum((batch.inputs == vocabulary.special("[image_to_text]")).sum() for batch in found) == 40
   iterator.close()

@@ -13,6 +13,8 @@ from unitok.models.quantizers.codebook import GRADIENTS, REVIVALS, nearest, revi
 OPTIONS = Quantizer(codebook_size=16, code_dim=4, levels=(3, 4, 5), revive_every=5)
 CODEBOOKS = ("l2", "vq", "ema", "simvq")
 """Those whose code is the nearest row of a matrix."""
+SEVERAL = dataclasses.replace(OPTIONS, books=2)
+BOOKS = ("residual", "product")
 
 
 def made(kind: str, n: int = 40, seed: int = 0, options: Quantizer = OPTIONS):
@@ -100,14 +102,15 @@ def test_the_way_of_the_gradient_changes_no_value(kind):
   np.testing.assert_array_equal(*(one.codes for one in quantized))
 
 
-@pytest.mark.parametrize("kind", (*CODEBOOKS, "ibq"))
-def test_chunks_change_nothing(kind, monkeypatch):
+@pytest.mark.parametrize("kind, options", [*((kind, OPTIONS) for kind in (*CODEBOOKS, "ibq")),
+                                           *((kind, SEVERAL) for kind in BOOKS)])
+def test_chunks_change_nothing(kind, options, monkeypatch):
   """Codes, values, losses and gradients, where only three positions are held against the codes at a time."""
-  quantizer, params, state, z = made(kind)
+  quantizer, params, state, z = made(kind, options=options)
   weights = jax.random.normal(jax.random.key(9), z.shape)
 
   def loss(params, z):
-    quantized = quantizer.quantize(params, state, z, OPTIONS)
+    quantized = quantizer.quantize(params, state, z, options)
     return (quantized.values * weights).sum() + sum(quantized.losses.values()), quantized
 
   whole = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, z)
@@ -116,10 +119,10 @@ def test_chunks_change_nothing(kind, monkeypatch):
                whole, jax.value_and_grad(loss, (0, 1), has_aux=True)(params, z))
 
 
-@pytest.mark.parametrize("kind", (*CODEBOOKS, "ibq"))
-def test_many_codes_take_little_memory(kind):
+@pytest.mark.parametrize("kind, books", [*((kind, 1) for kind in (*CODEBOOKS, "ibq")), *((kind, 2) for kind in BOOKS)])
+def test_many_codes_take_little_memory(kind, books):
   """2^16 codes against 2,048 positions, forward and backward: no f32[2048 65536], which would be 512 MiB."""
-  options = dataclasses.replace(OPTIONS, codebook_size=1 << 16)
+  options = dataclasses.replace(OPTIONS, codebook_size=1 << 16, books=books)
   quantizer = QUANTIZERS[kind]
   params, state = jax.eval_shape(lambda key: quantizer.init(key, options), jax.random.key(0))
   def loss(params, state, z):
@@ -241,6 +244,99 @@ def test_revival_leaves_living_codes(way):
   if way == "far":
     np.testing.assert_array_equal(new[3], np.ones(4))
     assert new_counts[3] == counts.mean()
+
+
+@pytest.mark.parametrize("kind", BOOKS)
+def test_one_book_is_plain_vq(kind):
+  """To the last bit: its codes i32[n], values, losses, first batch, counts and revival."""
+  told, options = [], dataclasses.replace(OPTIONS, decay=0.1)
+  for name in (kind, "vq"):
+    quantizer, params, state, z = made(name)
+    found = []
+    for step in range(7):
+      quantized = quantizer.quantize(params, state, z[:10], options)
+      params, state, revived = quantizer.update(params, state, z[:10], quantized.codes, step, jax.random.key(step), options)
+      found.append((quantized, params, state, revived))
+    told.append((found, quantizer.lookup(params, state, quantized.codes, options), quantizer.books(options)))
+  assert jax.tree.structure(told[0]) == jax.tree.structure(told[1]) and int(sum(one[-1] for one in told[0][0])) > 0
+  jax.tree.map(np.testing.assert_array_equal, *told)
+
+
+def started(kind: str, options, n: int = 400):
+  """Its books put onto a first batch: (quantizer, params, state, z)."""
+  quantizer, params, state, z = made(kind, n, options=options)
+  codes = quantizer.quantize(params, state, z, options).codes
+  return quantizer, *quantizer.update(params, state, z, codes, 0, jax.random.key(2), options)[:2], z
+
+
+@pytest.mark.parametrize("kind", BOOKS)
+def test_books(kind):
+  """The interface with several codes a position: shapes, lookup, the gradient, and counts of each book."""
+  options = dataclasses.replace(OPTIONS, books=4)
+  quantizer, params, state, z = started(kind, options)
+  quantized = jax.jit(quantizer.quantize, static_argnums=3)(params, state, z, options)
+  assert quantizer.books(options) == 4 and quantized.codes.shape == (400, 4) and quantized.codes.dtype == jnp.int32
+  assert quantizer.size(options) == 16 and quantized.values.shape == z.shape
+  np.testing.assert_allclose(quantizer.lookup(params, state, quantized.codes, options), quantized.values, atol=1e-5)
+  weights = jax.random.normal(jax.random.key(9), z.shape)
+  through = lambda z: (quantizer.quantize(params, state, z, options).values * weights).sum()
+  np.testing.assert_allclose(jax.grad(through)(z), weights, atol=1e-5)
+  slopes = jax.grad(lambda p: sum(quantizer.quantize(p, state, z, options).losses.values()))(params)["codebook"]
+  _, new, _ = quantizer.update(params, state, z, quantized.codes, jnp.array(1), jax.random.key(3), options)
+  uses = np.stack([np.bincount(book, minlength=16) for book in quantized.codes.T])
+  np.testing.assert_allclose(new["counts"], 0.99 * state["counts"] + 0.01 * uses, rtol=1e-5)
+  assert np.array_equal(jnp.abs(slopes).sum(-1) > 0, uses > 0), "every code that was used learns"
+
+
+def test_residual_against_numpy():
+  """Each book takes the nearest row to what is left, and leaves less; commitment is Lee's sum over the partial sums."""
+  options = dataclasses.replace(OPTIONS, books=3)
+  quantizer, params, state, z = started("residual", options)
+  quantized, left, commitment, errors = quantizer.quantize(params, state, z, options), np.array(z), 0.0, []
+  for book, codes in zip(np.array(params["codebook"]), np.array(quantized.codes).T):
+    errors.append((left**2).sum(-1).mean())
+    np.testing.assert_array_equal(codes, ((left[:, None] - book) ** 2).sum(-1).argmin(-1))
+    left = left - book[codes]
+    commitment += options.commitment_weight * (left**2).sum(-1).mean()
+  errors.append((left**2).sum(-1).mean())
+  assert all(after < 0.8 * before for before, after in zip(errors, errors[1:])), errors
+  np.testing.assert_allclose(quantized.values, z - left, atol=1e-5)
+  np.testing.assert_allclose(quantized.losses["commitment"], commitment, rtol=1e-4)
+
+
+def test_product_against_numpy():
+  """Each part of the numbers by its own book; the loss is that of the whole vector."""
+  quantizer, params, state, z = started("product", SEVERAL)
+  quantized = quantizer.quantize(params, state, z, SEVERAL)
+  parts = np.split(np.array(z), 2, 1)
+  for part, book, codes in zip(parts, np.array(params["codebook"]), np.array(quantized.codes).T):
+    np.testing.assert_array_equal(codes, ((part[:, None] - book) ** 2).sum(-1).argmin(-1))
+  whole = np.concatenate([book[codes] for book, codes in zip(np.array(params["codebook"]), np.array(quantized.codes).T)], 1)
+  np.testing.assert_allclose(quantized.values, whole, atol=1e-6)
+  np.testing.assert_allclose(quantized.losses["codebook"], ((np.array(z) - whole) ** 2).sum(-1).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", BOOKS)
+def test_dead_codes_of_every_book_are_revived(kind):
+  quantizer, params, state, z = started(kind, SEVERAL)
+  dead = jnp.arange(16) >= jnp.array([[3], [9]])
+  params = {"codebook": jnp.where(dead[..., None], 50.0, params["codebook"])}
+  state = {**state, "counts": jnp.where(dead, 0.0, 10.0)}
+  codes = quantizer.quantize(params, state, z, SEVERAL).codes
+  assert [len(np.unique(book)) <= most for book, most in zip(codes.T, (3, 9))] == [True, True]
+  new, after, revived = quantizer.update(params, state, z, codes, jnp.array(5), jax.random.key(3), SEVERAL)
+  assert revived == 13 + 7 and (after["counts"] > 0.4).all() and jnp.abs(new["codebook"]).max() < 10
+  error = lambda params: float(((quantizer.quantize(params, state, z, SEVERAL).values - z) ** 2).mean())
+  assert error(new) < 0.7 * error(params)
+
+
+@pytest.mark.parametrize("kind, change, says", [
+    ("residual", dict(books=0), "quantizer.books: 0 must be 1 or more"),
+    ("product", dict(books=-1), "quantizer.books: -1 must be 1 or more"),
+    ("product", dict(books=3), "quantizer.code_dim: 4 numbers do not split into 3 books .* e.g. 3$")])
+def test_books_that_cannot_be(kind, change, says):
+  with pytest.raises(ValueError, match=says):
+    QUANTIZERS[kind].init(jax.random.key(0), dataclasses.replace(OPTIONS, **change))
 
 
 def test_l2_values_are_unit_vectors():

@@ -479,6 +479,8 @@ def packed(documents, length: int) -> Batch:
   """Documents behind each other in one row."""
   fields = {}
   for name in Batch._fields:
+    if getattr(documents[0], name, 0) is None:
+      continue
     if name in ("segment_ids", "tasks"):
       values = [np.full(d.length, n + (name == "segment_ids"), np.int32) for n, d in enumerate(documents)]
     else:

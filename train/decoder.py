@@ -71,7 +71,7 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
   folders = [epath.Path(folder) / "codes" / "train" for folder in (workdir, *options.also)]
   documents = batches([CodeShards(folder) for folder in folders], vocabulary, options, config.seed)
   tasks, precision = tuple(task_names(options, vocabulary)), choose(config.compute_dtype)
-  model = Language(options, vocabulary.size, tasks, precision)
+  model = Language(options, vocabulary.size, tasks, precision, vocabulary.further)
   frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
   tx = optimizer(options.train, frozen, precision.products)
   return seed, documents, model, tx, create(functools.partial(decoder_state, model, tx), mesh, seed)
@@ -96,7 +96,11 @@ def know(state: TrainState, workdir, vocabulary: Vocabulary, key) -> TrainState:
   """`state` whose image ids start out as near to each other as the tokenizer's codes are, where there is one, and whose
   location ids as near as their bins."""
   if (workdir / "image_tokenizer").exists():
-    state = know_codes(state, vocabulary.block("image").table, code_vectors(workdir), jax.random.fold_in(key, 3))
+    vectors, start = code_vectors(workdir), jax.random.fold_in(key, 3)
+    books = [("image", vectors)] if vectors.ndim == 2 else \
+        [(f"image.{n}" if n else "image", one) for n, one in enumerate(vectors)]
+    for n, (block, some) in enumerate(books):
+      state = know_codes(state, vocabulary.block(block).table, some, jax.random.fold_in(start, n) if n else start)
   if any(block.name == "location" for block in vocabulary.blocks):
     state = know_codes(state, vocabulary.block("location").table, location.vectors(), jax.random.fold_in(key, 4))
   return state

@@ -33,7 +33,7 @@ def run(config: c.Config, workdir: epath.Path) -> Vocabulary:
   workdir = epath.Path(workdir)
   text, image = TextModality.load(workdir / FOLDER), load_image_tokenizer(workdir)
   fingerprints = {"text": text.fingerprint, "image": image.fingerprint}
-  sizes = {"text": text.size, "image": image.size}
+  sizes = {"text": text.size, "image": image.size, **{f"image.{n}": image.size for n in range(1, image.books)}}
   if "objects" in needed(config.decoder.tasks):
     sizes["location"] = LocationModality.size    # behind these, and only where used: ids cost memory and time
   if config.decoder.objectives.size_tokens:

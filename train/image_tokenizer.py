@@ -18,7 +18,7 @@ from unitok.data.drawings import save
 from unitok.data.record import BadRecord, Source
 from unitok.data.sources import open_source
 from unitok.evaluation.report import read_metrics
-from unitok.metrics import Writers, open_writers, usage
+from unitok.metrics import Writers, open_writers, usage, uses
 from unitok.models.precision import choose
 from unitok.models.quantizers.codebook import update as count_uses
 from unitok.optim import frozen_mask, optimizer
@@ -142,7 +142,7 @@ def last_line(image, config: Config, writer: Writers, step: int, bad: int = 0) -
   figures, left_out = validate(image, config), f"; {bad} bad pictures left out" if bad else ""
   writer.write(step, figures)
   print(f"{STAGE}: validation PSNR {figures['val/psnr_db']:.2f} dB, {figures['val/codebook_usage']:.1%} of "
-        f"{image.codebook_size} codes in use, perplexity {figures['val/codebook_perplexity']:.0f}, over "
+        f"{of_books(image)} codes in use, perplexity {figures['val/codebook_perplexity']:.0f}, over "
         f"{figures['val/pictures']} pictures{left_out}", flush=True)
 
 
@@ -288,9 +288,14 @@ def validate(image, config: Config) -> dict:
   """PSNR (of the mean squared error over all pictures) and codebook use on the first VALIDATION pictures."""
   pixels = first_pictures(config, VALIDATION)
   codes = image.encode(pixels)
-  used = usage(np.bincount(codes.ravel(), minlength=image.codebook_size).astype(np.float32))
+  used = usage(uses(codes, image.codebook_size, image.books).astype(np.float32))
   return {"val/psnr_db": psnr_db(image, pixels, codes), "val/pictures": len(pixels),
           "val/codebook_usage": float(used["usage"]), "val/codebook_perplexity": float(used["perplexity"])}
+
+
+def of_books(image) -> str:
+  """"512", or "4 x 512" of four books."""
+  return f"{image.books} x {image.codebook_size}" if image.books > 1 else str(image.codebook_size)
 
 
 def strip_path(workdir, step: int) -> epath.Path:

@@ -154,7 +154,7 @@ def describe(folder: str) -> dict[str, Any]:
 
   def decoder():
     vocabulary = read_vocabulary(folder)
-    return {"parameters": count(Language(config.decoder, vocabulary.size, ()).init), "tasks": config.decoder.tasks,
+    return {"parameters": count(Language(config.decoder, vocabulary.size, (), further=vocabulary.further).init), "tasks": config.decoder.tasks,
             "vocabulary": {block.name: block.size for block in vocabulary.blocks}}
 
   places = (config.data.image_size // config.image_tokenizer.downsampling)**2
@@ -165,7 +165,7 @@ def describe(folder: str) -> dict[str, Any]:
   return {
       "name": config.name, "source": c.source_name(config.data), "image_size": config.data.image_size,
       "text_tokenizer": manifest and {"pieces": manifest["size"]},
-      "image_tokenizer": tokenizer and {**tokenizer, "codes_a_picture": places},
+      "image_tokenizer": tokenizer and {**tokenizer, "codes_a_picture": places * tokenizer.get("books", 1)},
       "codes": {split: found["records"] for split, found in codes.items() if found["finished"]} or None,
       "decoder": trained and {**trained, **decoder()}, "sampling": dataclasses.asdict(config.sampling),
       "metrics": _metrics(folder / "metrics.json")}

@@ -140,9 +140,12 @@ class Train:
 class Quantizer:
   kind: str = "l2"
   """A name in QUANTIZERS: l2 (normalised low-dimensional codes), vq (plain), ema (running means), simvq (a frozen codebook
-  times a learned matrix), fsq (rounded levels), lfq and bsq (bits), ibq (softmax over all codes)."""
+  times a learned matrix), fsq (rounded levels), lfq and bsq (bits), ibq (softmax over all codes), residual and product
+  (several plain books: each codes what those before left, or a part of the numbers)."""
   codebook_size: int = 512
-  """Codes; lfq and bsq: a power of two."""
+  """Codes (of each book); lfq and bsq: a power of two."""
+  books: int = 1
+  """residual, product: codes a position, a book each. The decoder keeps one token a position for all of them."""
   code_dim: int = 8
   """Numbers a code; lfq and bsq have one a bit, fsq one a level."""
   levels: tuple[int, ...] = (8, 8, 8)
@@ -151,12 +154,12 @@ class Quantizer:
   entropy_weight: float = 0.05
   """lfq, bsq, ibq: of (entropy of a position's code - entropy of the mean), nats."""
   gradient: Literal["straight_through", "rotation"] = "straight_through"
-  """How l2, vq, ema, simvq and bsq pass the decoder's gradient to the encoder: as it is, or turned with the angle between
+  """How all but fsq, lfq and ibq pass the decoder's gradient to the encoder: as it is, or turned with the angle between
   encoding and code (the rotation trick)."""
   decay: float = 0.99
   """Decay of the running code counts (and of ema's codebook)."""
   revive_below: float = 0.05
-  """l2, vq, ema: a code used less than this share of a uniform code's use is dead and put elsewhere."""
+  """l2, vq, ema, residual, product: a code used less than this share of a uniform code's use is dead and put elsewhere."""
   revive: Literal["far", "split"] = "far"
   """far: onto encodings far from any code; split: beside the most used codes."""
   revive_every: int = 20
@@ -276,6 +279,8 @@ class Decoder:
   kv_heads: int = 2
   hidden: int = 704
   """Width of the SwiGLU."""
+  depth_hidden: int = 512
+  """Width of the SwiGLU that predicts the further codes of a place, where it has several (quantizer.books)."""
   unroll: int = 1
   """Layers of the training step written out one after another: longer to compile, on a CPU up to 1.2 times faster."""
   rope_base: float = 1_000.0

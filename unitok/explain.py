@@ -58,11 +58,16 @@ def rows(d: Sequence, name: Callable[[int], str]) -> list[tuple[str, ...]]:
   seen = mask(d)
   out = []
   for i in range(d.length):
-    predicts = name(int(d.targets[i])) if d.loss_weights[i] > 0 else ""
+    predicts = _all(name, d.targets[i], d.extra_targets, i) if d.loss_weights[i] > 0 else ""
     until = "" if d.visible_until[i] >= FOREVER else str(d.visible_until[i])
-    out.append((name(int(d.inputs[i])), str(d.inputs[i]), predicts, f"{d.loss_weights[i]:g}" if predicts else "",
+    out.append((_all(name, d.inputs[i], d.extra_codes, i), str(d.inputs[i]), predicts, f"{d.loss_weights[i]:g}" if predicts else "",
                 *(f"{x:g}" for x in d.positions[i]), str(d.order[i]), until, "".join(".x"[int(see)] for see in seen[i])))
   return out
+
+
+def _all(name: Callable[[int], str], first: int, extra: np.ndarray | None, at: int) -> str:
+  """"image 5", or "image 5 + image.1 3" of a place with several codes."""
+  return " + ".join(name(int(one)) for one in (first, *(() if extra is None else extra[at])) if one >= 0)
 
 
 def mask(d: Sequence) -> np.ndarray:

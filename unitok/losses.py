@@ -11,9 +11,9 @@ def cross_entropy(logits, targets):
   return log_z - jnp.take_along_axis(logits, targets[:, None], -1)[:, 0], log_z
 
 
-def weighted(nats, log_z, weights, z_weight: float):
-  """Mean nats + z_weight · mean log²Z over the weights, f32[n] each."""
-  return ((nats + z_weight * log_z**2) * weights).sum() / jnp.maximum(weights.sum(), 1e-9)
+def weighted(nats, squares, weights, z_weight: float):
+  """Mean nats + z_weight · mean log²Z (`squares`) over the weights, f32[n] each."""
+  return ((nats + z_weight * squares) * weights).sum() / jnp.maximum(weights.sum(), 1e-9)
 
 
 def by_task(nats, weights, tasks, count: int) -> Mean:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from unitok.config import Config, to_json
@@ -32,10 +33,17 @@ class Mean(NamedTuple):
 
 
 def usage(counts) -> dict:
-  """Share of codes with a count above 0, and exp of the entropy of their frequencies, for counts f[k]."""
-  p = counts / jnp.maximum(counts.sum(), 1e-9)
-  entropy = -(p * jnp.log(jnp.maximum(p, 1e-12))).sum()
-  return {"usage": (counts > 0).mean(), "perplexity": jnp.exp(entropy)}
+  """Share of codes with a count above 0, and exp of the entropy of their frequencies, for counts f[k]; of f[G k], of
+  several books, the means over the books."""
+  p = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1e-9)
+  entropy = -(p * jnp.log(jnp.maximum(p, 1e-12))).sum(-1)
+  return {"usage": (counts > 0).mean(), "perplexity": jnp.exp(entropy).mean()}
+
+
+def uses(codes: np.ndarray, size: int, books: int = 1) -> np.ndarray:
+  """i64[size]: how often each code occurs in codes i32[…], or i64[G size] in those of G > 1 books, i32[… G]."""
+  count = lambda some: np.bincount(some.ravel(), minlength=size)
+  return count(codes) if books == 1 else np.stack([count(codes[..., book]) for book in range(books)])
 
 
 # ---- writers

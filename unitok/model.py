@@ -70,17 +70,17 @@ class Model:
     sampling = self.config.sampling if sampling is None else sampling
     rules.check(sampling)
     empty, groups = self._empty(size), None
-    order = np.arange(empty.size)
+    order = _places(empty)
     if sampling.passes > order.size:
       raise ValueError(f"sampling.passes: {sampling.passes} are more than the {order.size} codes of a picture")
     if sampling.passes:     # all pictures in one order, chosen by the seed
       groups = in_groups(np.random.default_rng(seed).permutation(order.size),
                          SCHEDULES["cosine"](order.size, sampling.passes))
-      order, groups = np.argsort(groups, kind="stable"), groups.reshape(empty.shape)
+      order, groups = np.argsort(groups, kind="stable"), groups.reshape(empty.shape[:2])
     document = functools.partial(self._document, "parallel" if sampling.passes else "text_to_image", image=empty,
                                  groups=groups)
     documents = [document(text=text, where=f"prompt {n}") for n, text in self._encoded(prompts)]
-    return self._pictures_of(self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None)), order, empty.shape)
+    return self._pictures_of(self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None)), order, empty)
 
   def imagine(self, count: int, sampling: Sampling | None = None, seed: int = 0, batch_size: int = BATCH,
               size: tuple[int, int] | None = None) -> np.ndarray:
@@ -90,7 +90,7 @@ class Model:
     sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(size)
     sampling = dataclasses.replace(sampling, guidance_scale=1.0)     # there is nothing to be guided by
     drawn = self._draw([self._document("image", None, empty)] * count, sampling, seed, batch_size)
-    return self._pictures_of(drawn, np.arange(empty.size), empty.shape)
+    return self._pictures_of(drawn, _places(empty), empty)
 
   def arrange(self, layouts: list[list[Object]], sampling: Sampling | None = None, seed: int = 0,
               batch_size: int = BATCH, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -100,7 +100,7 @@ class Model:
     objects = [tuple(map(coded, layout)) for layout in layouts]
     documents = [self._document("layout", None, empty, f"layout {n}", objects=some) for n, some in enumerate(objects)]
     return self._pictures_of(self._draw(documents, sampling, seed, batch_size,
-                                        lambda n: self._document("layout", None, empty)), np.arange(empty.size), empty.shape)
+                                        lambda n: self._document("layout", None, empty)), _places(empty), empty)
 
   def caption(self, images: np.ndarray, sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
               batch_size: int = BATCH) -> list[str]:
@@ -140,7 +140,7 @@ class Model:
     if min(limit, name_limit) < 1:
       raise ValueError(f"{'limit' if limit < 1 else 'name_limit'}: {min(limit, name_limit)} must be at least 1")
     codes, row = self.image.encode(self._pictures(images)), self.config.decoder.row_length
-    framing, (_, height, width) = self.config.decoder.objectives, codes.shape
+    framing, (height, width) = self.config.decoder.objectives, codes.shape[1:3]
     picture = 3 + height * width + 2 * framing.size_tokens + height * framing.row_ends
     most = min(limit, (row - picture) // (4 + name_limit + 1))
     if most < 1:
@@ -189,7 +189,7 @@ class Model:
     sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(draw)
     sampling = dataclasses.replace(sampling, guidance_scale=1.0)     # documents are never without what comes before
     drawn = self._draw([document(n, empty) for n in range(len(encoded))], sampling, seed, batch_size)
-    return self._pictures_of(drawn, np.arange(empty.size), empty.shape)
+    return self._pictures_of(drawn, _places(empty), empty)
 
   def infill(self, images: np.ndarray, masks: np.ndarray, prompts: list[str] | None = None,
              sampling: Sampling | None = None, seed: int = 0, keep_original: bool = False,
@@ -213,11 +213,12 @@ class Model:
             "each); mask less, or draw the whole with generate"
         raise ValueError(f"infill: mask {n} {what}")
     texts = self._encoded(prompts if prompts is not None else [""] * len(images), len(images))
-    codes = np.where(holes, np.int32(-1), self.image.encode(erase(images, masks)))
+    codes = self.image.encode(erase(images, masks))
+    codes[holes] = -1
     documents = [self._document("infill", text, image, f"prompt {n}") for (n, text), image in zip(texts, codes)]
     drawn = self._draw(documents, sampling, seed, batch_size, lambda n: self._document("infill", None, codes[n]))
     for image, hole, ids in zip(codes, holes, drawn):
-      image[hole] = self.vocabulary.to_codes("image", ids)      # runs are drawn in raster order
+      image[hole] = self.vocabulary.image_codes(ids)      # runs are drawn in raster order
     out = self.image.decode(codes)
     return np.where(masks[..., None], out, images) if keep_original else out
 
@@ -299,12 +300,12 @@ class Model:
     return np.full(min(limit, left + 1), -1, np.int32)
 
   def _empty(self, size: tuple[int, int] | None) -> np.ndarray:
-    """i32[h w] of -1: a picture of so many pixels to be drawn."""
+    """i32[h w] or i32[h w G] of -1: a picture of so many pixels to be drawn."""
     if size is None:
-      return np.full(self.image.grid, -1, np.int32)
+      return self.image.unknown()
     side = self.image.downsampling
     check_size(size, side, "size", f"the {side} pixels of a code")
-    return np.full((size[0] // side, size[1] // side), -1, np.int32)
+    return self.image.unknown((size[0] // side, size[1] // side))
 
   def _draw(self, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int,
             null=None) -> list[np.ndarray]:
@@ -321,12 +322,12 @@ class Model:
       out += self.sampler.draw(some, sampling, seed, nulls, first_row=start)
     return out
 
-  def _pictures_of(self, drawn: list[np.ndarray], order: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """u8[n H W 3] of pictures of a grid whose codes were drawn in this order of places."""
-    codes = np.empty((len(drawn), order.size), np.int32)
+  def _pictures_of(self, drawn: list[np.ndarray], order: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    """u8[n H W 3] of pictures like `empty` whose codes were drawn in this order of places."""
+    codes = np.empty((len(drawn), order.size, *empty.shape[2:]), np.int32)
     for row, ids in zip(codes, drawn):
-      row[order] = self.vocabulary.to_codes("image", ids)
-    return self.image.decode(codes.reshape(-1, *grid))
+      row[order] = self.vocabulary.image_codes(ids)
+    return self.image.decode(codes.reshape(-1, *empty.shape))
 
   def spans(self, document: Sequence, ids: np.ndarray) -> list[str]:
     """The texts of a document's blanks, in the order they have in the text, from what was drawn for them."""
@@ -359,6 +360,11 @@ class Model:
   def _text(self, ids: np.ndarray, end: str = "[eos]") -> str:
     ended = ids.size and ids[-1] == self.vocabulary.special(end)
     return self.text.decode(self.vocabulary.to_codes("text", ids[:-1] if ended else ids))
+
+
+def _places(codes: np.ndarray) -> np.ndarray:
+  """The numbers of a picture's places, in raster order."""
+  return np.arange(codes.shape[0] * codes.shape[1])
 
 
 def _at_the_end(text: list[str | None]) -> bool:

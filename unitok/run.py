@@ -52,7 +52,7 @@ class Kind(NamedTuple):
   """What a kind of image tokenizer is to a run, whose `folder` for it is WORKDIR/image_tokenizer."""
   check: Callable      # (options, image size, sizes): ValueError where it cannot make a grid of codes of such pictures
   load: Callable       # (config, folder) -> ImageModality, ValueError where there is none
-  vectors: Callable    # (config, folder) -> f32[k d], what each code is painted from
+  vectors: Callable    # (config, folder) -> f32[k d] or f32[G k d], what each code is painted from
   describe: Callable   # (config, folder) -> dict for `unitok info`, None where there is nothing yet
   make: Callable | None = None
   """(config, folder, training pictures u8[H W 3] in a random order) -> what was done. None: trained step by step."""
@@ -65,7 +65,8 @@ def load_image_tokenizer(workdir) -> ImageModality:
 
 
 def code_vectors(workdir) -> np.ndarray:
-  """f32[k d]: what the newest image tokenizer of workdir paints each of its codes from."""
+  """f32[k d]: what the newest image tokenizer of workdir paints each of its codes from; f32[G k d] of G > 1 books, each
+  beside the first codes of the others."""
   config = read_config(workdir)
   return kind_of(config).vectors(config, epath.Path(workdir) / "image_tokenizer")
 
@@ -82,15 +83,19 @@ def _load(config: c.Config, folder) -> ImageModality:
 def _vectors(config: c.Config, folder) -> np.ndarray:
   tokenizer = Tokenizer(config.image_tokenizer, choose(config.compute_dtype, mixed=False))
   params, state = load_tokenizer_weights(folder, tokenizer)
+  look_up = lambda codes: np.asarray(
+      tokenizer.quantizer.lookup(params["quantizer"], state, codes, config.image_tokenizer.quantizer))
   codes = np.arange(tokenizer.codebook_size, dtype=np.int32)
-  return np.asarray(tokenizer.quantizer.lookup(params["quantizer"], state, codes, config.image_tokenizer.quantizer))
+  if tokenizer.books == 1:
+    return look_up(codes)
+  return np.stack([look_up(codes[:, None] * one) for one in np.eye(tokenizer.books, dtype=np.int32)])
 
 
 def _describe(config: c.Config, folder) -> dict | None:
   tokenizer = Tokenizer(config.image_tokenizer)
   trained = progress(folder, config.image_tokenizer.train)
   return trained and {**trained, "parameters": count(lambda key: tokenizer.init(key)[0]),
-                      "codebook_size": tokenizer.codebook_size}
+                      "codebook_size": tokenizer.codebook_size, "books": tokenizer.books}
 
 
 IMAGE_TOKENIZERS: dict[str, Kind] = {
@@ -126,7 +131,7 @@ def image_modality(tokenizer: Tokenizer, params, state, image_size: int) -> Imag
   side = image_size // tokenizer.options.downsampling
   return ImageModality(lambda x: in_batches(encode, x), lambda x: in_batches(decode, x), (side, side),
                        tokenizer.options.downsampling, tokenizer.codebook_size,
-                       fingerprint_of(tokenizer.options, params, state))
+                       fingerprint_of(tokenizer.options, params, state), tokenizer.books)
 
 
 @functools.lru_cache(maxsize=4)
@@ -151,7 +156,7 @@ def in_batches(function, x, largest: int = LARGEST_BATCH) -> np.ndarray:
   return np.concatenate(out)
 
 
-LATER = ("network", "latent", "quantizer.entropy_weight", "quantizer.gradient", "quantizer.revive")
+LATER = ("network", "latent", "quantizer.books", "quantizer.entropy_weight", "quantizer.gradient", "quantizer.revive")
 """Options that came later: where they are as before, a tokenizer keeps the fingerprint its decoders were trained on."""
 
 
@@ -195,7 +200,7 @@ def load_decoder(workdir) -> LoadedDecoder:
   ValueError where there is none, or vocab.json is not the vocabulary of the checkpoint.
   """
   config, vocabulary = read_config(workdir), read_vocabulary(workdir)
-  model = Language(config.decoder, vocabulary.size, (), choose(config.compute_dtype))
+  model = Language(config.decoder, vocabulary.size, (), choose(config.compute_dtype), vocabulary.further)
   params, step = load_decoder_weights(workdir, model, vocabulary)
   return LoadedDecoder(model, params, vocabulary, config, step)
 

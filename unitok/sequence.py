@@ -11,6 +11,9 @@ token's prediction it is. The shift from ids to (inputs, targets) happens here a
     inputs   [t2i]  a   b  [boi]  7
     targets    a    b [boi]  7    3
     weights    0    0   0    1    1
+
+A place of a picture with G > 1 codes is one token: its first code is the token's id, the others are beside it, in
+`extra_codes` as an input and in `extra_targets` as a target, as ids of the blocks "image.1", "image.2" …
 """
 import functools
 import math
@@ -27,11 +30,12 @@ AXES = 3  # positions: time, row, column
 class Part(NamedTuple):
   """A run of tokens of one block, as an objective returns it. At most one of `hole` and `groups` is given."""
   block: str
-  codes: np.ndarray                     # i32[n] local codes, or i32[h w] for a picture; -1: to be drawn
+  codes: np.ndarray                     # i32[n] local codes, or i32[h w] for a picture, i32[h w G] where a place has
+                                        # several; -1: to be drawn
   loss_weight: float = 0.0              # of each of its tokens as a target
-  hole: np.ndarray | None = None        # bool like codes: the masked places; the others are context seen by all
+  hole: np.ndarray | None = None        # bool[n] or bool[h w]: the masked places; the others are context seen by all
   end: str = ""                         # control token that closes it, predicted with the same weight
-  groups: np.ndarray | None = None      # i32 like codes: which group a place is drawn in, 0 first; -1 is context
+  groups: np.ndarray | None = None      # i32 like hole: which group a place is drawn in, 0 first; -1 is context
   positions: np.ndarray | None = None   # f32[n 3], added to the part's time; left out: one after another, or a grid's
   end_is_input: bool = True             # False: the end is predicted and never an input (GLM's [eop])
   together: bool = False                # its context (and the places of its first group) and the tokens right before
@@ -54,10 +58,18 @@ class Sequence(NamedTuple):
   ends: np.ndarray            # i32[l] the id that may close what is predicted, or -1
   fills: np.ndarray           # i32[l]
   advances: np.ndarray        # bool[l]: time goes on by one with it; without it what stands behind moves up
+  extra_codes: np.ndarray | None = None     # i32[l G-1], -1 unknown or none; None at G = 1
+  extra_targets: np.ndarray | None = None   # i32[l G-1], likewise
 
   @property
   def length(self) -> int:
     return len(self.inputs)
+
+  @property
+  def learned(self) -> int:
+    """Codes that carry loss, all those of a place counted."""
+    places = self.loss_weights > 0
+    return int(places.sum()) + (0 if self.extra_targets is None else int((self.extra_targets[places] >= 0).sum()))
 
 
 class Batch(NamedTuple):
@@ -71,10 +83,12 @@ class Batch(NamedTuple):
   segment_ids: np.ndarray     # 0 is padding
   tasks: np.ndarray           # index of "objective/block" of the target, for losses apart
   positions: np.ndarray
+  extra_codes: np.ndarray | None = None     # [b l G-1], -1 none; None at G = 1
+  extra_targets: np.ndarray | None = None
 
 
 PADDING = dict(inputs=0, targets=0, loss_weights=0.0, order=-1, visible_from=FOREVER, visible_until=-1,
-               segment_ids=0, tasks=0, positions=0)
+               segment_ids=0, tasks=0, positions=0, extra_codes=-1, extra_targets=-1)
 """What fills a row's end: sees nothing, is seen by nobody."""
 
 
@@ -97,14 +111,20 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
   for part in parts:
     out.advances = part.positions is None and np.ndim(part.codes) == 1
     codes = np.asarray(part.codes, np.int32)
-    _check(part, codes)
+    _check(part, codes, vocabulary)
+    codes, further = (codes[..., 0], codes[..., 1:]) if codes.ndim == 3 else (codes, None)
     ids, where = vocabulary.to_ids(part.block, codes.ravel()), out.time + _positions(part, codes)
+    if further is not None:     # [n G]
+      ids = np.stack([ids, *(vocabulary.to_ids(f"{part.block}.{n + 1}", further[..., n].ravel())
+                             for n in range(further.shape[-1]))], -1)
     hole, ends = None if part.hole is None else np.asarray(part.hole, bool).ravel(), -1
     if part.row_end:
-      row_end, rows = vocabulary.special(part.row_end), ids.reshape(codes.shape)
-      ids = np.pad(rows, ((0, 0), (0, 1)), constant_values=row_end).ravel()
-      ends = np.pad(np.full_like(rows, -1), ((0, 0), (0, 1)), constant_values=row_end).ravel()
-      hole = None if hole is None else np.zeros(ids.size, bool)
+      row_end, rows = vocabulary.special(part.row_end), ids.reshape(*codes.shape, -1)
+      rows = np.pad(rows, ((0, 0), (0, 1), (0, 0)), constant_values=-1)
+      rows[:, -1, 0] = row_end
+      ids = rows.reshape(-1, *ids.shape[1:])
+      ends = np.pad(np.full_like(codes, -1), ((0, 0), (0, 1)), constant_values=row_end).ravel()
+      hole = None if hole is None else np.zeros(len(ids), bool)
     elif part.end:
       ends = vocabulary.special(part.end)
     add = functools.partial(out.add, block=part.block, weight=part.loss_weight)
@@ -114,9 +134,9 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
       _add_runs(out, part, add, ids, where, hole)
     else:
       if part.optional:
-        ends = np.full(ids.size, ends)
+        ends = np.full(len(ids), ends)
         ends[:1] = vocabulary.special("[eos]")
-      add(ids, where, orders=out.now + np.arange(ids.size), by=out.length - 1 + np.arange(ids.size), ends=ends)
+      add(ids, where, orders=out.now + np.arange(len(ids)), by=out.length - 1 + np.arange(len(ids)), ends=ends)
     if part.positions is None:
       out.time += math.ceil(max(codes.shape) * (part.scale if codes.ndim == 2 else 1))
     if part.end:
@@ -127,11 +147,17 @@ def build(parts: list[Part], vocabulary: Vocabulary) -> Sequence:
   return out.sequence()
 
 
-def _check(part: Part, codes: np.ndarray):
+def _check(part: Part, codes: np.ndarray, vocabulary: Vocabulary):
   said = f"part {part.block!r}"
+  books = codes.shape[2] if codes.ndim == 3 else 1
+  if part.block == "image" and codes.size and books != vocabulary.books or codes.ndim == 3 and part.block != "image":
+    raise ValueError(f"{said}: {books} codes a place, the vocabulary has {vocabulary.books} for a picture's; the codes are "
+                     "from another tokenizer than the vocabulary's")
+  if books > 1 and ((codes < 0).any(-1) != (codes < 0).all(-1)).any():
+    raise ValueError(f"{said}: a place has known and unknown (-1) codes; all of a place are drawn together")
   if part.hole is not None and part.groups is not None:
     raise ValueError(f"{said}: has a hole and groups; give the groups alone, with -1 for what is kept")
-  if part.row_end and (codes.ndim != 2 or part.groups is not None or part.positions is not None
+  if part.row_end and (codes.ndim < 2 or part.groups is not None or part.positions is not None
                        or (part.hole is not None and np.any(part.hole))):
     raise ValueError(f"{said}: rows that end in {part.row_end} are for a picture without hole, groups and positions of "
                      "its own; leave row_end out")
@@ -179,16 +205,20 @@ class _Tokens:
   def __init__(self, vocabulary: Vocabulary):
     self.vocabulary, self.numbers = vocabulary, {b.name: n for n, b in enumerate(vocabulary.blocks)}
     self.now = self.time = self.length = 0
+    self.rows = 8 + len(vocabulary.further)
     self.advances = True                   # of the part at hand
-    self.tokens, self.positions = [], []   # i32[8 n], the rows of which `sequence` names, and f32[n 3]
+    self.tokens, self.positions = [], []   # i32[8+G-1 n], the rows of which `sequence` names, and f32[n 3]
 
   def add(self, ids, where, *, orders, by=-1, until=FOREVER, weight=0.0, block=None, ends=-1):
-    """n tokens; `by` are the places of what predicts them, `block` and `ends` (ids) what is legal there."""
-    n = np.size(ids)
+    """n tokens, ids [n] or [n G]; `by` are the places of what predicts them, `block` and `ends` (ids) what is legal there."""
+    ids = np.atleast_1d(ids)
+    n = len(ids)
     if not n:
       return
-    new = np.empty((8, n), np.int32)
-    new[0], new[1], new[2], new[3], new[6], new[7] = ids, orders, until, by, ends, self.advances
+    new = np.empty((self.rows, n), np.int32)
+    new[0] = ids if ids.ndim == 1 else ids[:, 0]
+    new[8:] = -1 if ids.ndim == 1 else ids[:, 1:].T
+    new[1], new[2], new[3], new[6], new[7] = orders, until, by, ends, self.advances
     new[4].view(np.float32)[:] = weight
     new[5] = self.numbers[block] if block else -1
     self.tokens.append(new)
@@ -202,12 +232,12 @@ class _Tokens:
 
   def sequence(self) -> Sequence:
     every = np.concatenate(self.tokens, 1)
-    ids, order, until, by, weight, block, end, advances = every
+    ids, order, until, by, weight, block, end, advances = every[:8]
     positions = np.concatenate(self.positions)
     at = np.flatnonzero(by >= 0)
-    predicted = np.full((5, self.length), -1, np.int32)      # target, weight, block, end, fills
+    predicted = np.full((self.rows - 3, self.length), -1, np.int32)   # target, weight, block, end, fills, further targets
     predicted[0], predicted[1] = PADDING["targets"], 0
-    predicted[:4, by[at]] = every[[0, 4, 5, 6]][:, at]
+    predicted[:4, by[at]], predicted[5:, by[at]] = every[[0, 4, 5, 6]][:, at], every[8:, at]
     unknown = at[ids[at] < 0]
     predicted[4, by[unknown]] = unknown
     # what is predicted and never an input leaves the row; its predictor keeps it as the target. So does the end, which
@@ -218,9 +248,10 @@ class _Tokens:
     predicted[4] = np.where(predicted[4] >= 0, new[predicted[4]], -1)
     kept = slice(None) if is_input.all() else np.flatnonzero(is_input)
     ids, order, until = every[:3, kept]
-    targets, weight, block, end, fills = predicted[:, kept]
+    targets, weight, block, end, fills = predicted[:5, kept]
+    extra = lambda rows: np.ascontiguousarray(rows[:, kept].T) if len(rows) else None
     return Sequence(ids, targets, weight.view(np.float32), order, order, until, positions[kept], block, end, fills,
-                    advances[kept] > 0)
+                    advances[kept] > 0, extra(every[8:]), extra(predicted[5:]))
 
 
 def visible(order, visible_from, visible_until, segment_ids):

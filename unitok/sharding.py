@@ -12,7 +12,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"embed/embedding$", P("tensor", "fsdp")),                       # [v w]
     (r"layers/(qkv|gate_up)/kernel$", P(None, "fsdp", "tensor")),     # [layers w out]
     (r"layers/(out|down)/kernel$", P(None, "tensor", "fsdp")),        # [layers in w]
-    (r"head/kernel$", P("fsdp", "tensor")),                           # [w v]
+    (r"(head|depth/gate_up)/kernel$", P("fsdp", "tensor")),           # [w v], [w out]
+    (r"depth/down/kernel$", P("tensor", "fsdp")),                     # [in w]
     (r"kernel$", P("fsdp", None)),                                    # the image tokenizer's
     (r"", P()),
 )

@@ -13,7 +13,7 @@ from unitok.models.adversary import Adversary
 from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
 from unitok.models.decoder import Decoder
 from unitok.models.precision import FLOAT32, Precision
-from unitok.models.rule import rule_of
+from unitok.models.rule import Rule, rule_of
 from unitok.models.quantizers import QUANTIZERS
 from unitok.optim import averaged
 
@@ -40,8 +40,12 @@ class Tokenizer:
   def codebook_size(self) -> int:
     return self.quantizer.size(self.options.quantizer)
 
+  @property
+  def books(self) -> int:
+    return self.quantizer.books(self.options.quantizer)
+
   def init(self, key):
-    """(params, quantizer state)."""
+    """(params, quantizer state)."""""
     network, codes = jax.random.split(key)
     params = nnx.to_pure_dict(nnx.state(Autoencoder(self.options, self.precision, nnx.Rngs(network)), nnx.Param))
     params["quantizer"], state = self.quantizer.init(codes, self.options.quantizer)
@@ -55,16 +59,16 @@ class Tokenizer:
     return self._model(params).encoder(pixels_pm1)
 
   def encode(self, params, state, pixels):
-    """u8[b H W 3] -> codes i32[b h w]."""
+    """u8[b H W 3] -> codes i32[b h w], or i32[b h w G] of G > 1 books."""
     z = self.features(params, to_pm1(pixels))
     codes = self.quantizer.quantize(params["quantizer"], state, z.reshape(-1, z.shape[-1]), self.options.quantizer).codes
-    return codes.reshape(z.shape[:-1])
+    return codes.reshape(*z.shape[:-1], *codes.shape[1:])
 
   def decode(self, params, state, codes):
-    """codes i32[b h w] -> u8[b H W 3]."""
-    values = self.quantizer.lookup(params["quantizer"], state, codes.ravel(), self.options.quantizer)
+    """codes as `encode` makes them -> u8[b H W 3]."""
+    values = self.quantizer.lookup(params["quantizer"], state, codes.reshape(-1, *codes.shape[3:]), self.options.quantizer)
     painter = self._model(params).painter
-    return to_u8(painter.finish(painter.paint(values.reshape(*codes.shape, -1))))
+    return to_u8(painter.finish(painter.paint(values.reshape(*codes.shape[:3], -1))))
 
   def through(self, params, state, target):
     """Pictures f32[b h w 3] through the codes: (what the last layer paints from, Quantized, z f32[n d])."""
@@ -126,15 +130,16 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
 # ---- decoder
 
 class Language:
-  """Pure functions of one decoder, closed over the config."""
+  """Pure functions of one decoder, closed over the config. further: `Vocabulary.further`."""
 
   def __init__(self, options: c.Decoder, vocabulary_size: int, tasks: tuple[str, ...],
-               precision: Precision = FLOAT32):
+               precision: Precision = FLOAT32, further: tuple[range, ...] = ()):
     self.options, self.vocabulary_size, self.tasks, self.precision = options, vocabulary_size, tasks, precision
+    self.further = further
     self.graph = nnx.graphdef(nnx.eval_shape(self._new, jax.random.key(0)))
 
   def _new(self, key) -> Decoder:
-    return Decoder(self.options, self.vocabulary_size, self.precision, nnx.Rngs(key))
+    return Decoder(self.options, self.vocabulary_size, self.precision, nnx.Rngs(key), self.further)
 
   def init(self, key):
     return nnx.to_pure_dict(nnx.state(self._new(key), nnx.Param))
@@ -143,15 +148,46 @@ class Language:
     return nnx.merge(self.graph, params)
 
   def loss(self, params, batch):
-    """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task)."""
-    nats, log_z = self.nats(params, batch)
+    """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task).
+
+    The nats of a place with several codes are the mean over them, so that a picture weighs beside a text what its places
+    do, however many books they have.
+    """
+    nats, squares = self.nats(params, batch)
     weights = batch.loss_weights.reshape(-1)
-    return weighted(nats, log_z, weights, self.options.z_loss), by_task(nats, weights, batch.tasks.reshape(-1), len(self.tasks))
+    return weighted(nats, squares, weights, self.options.z_loss), by_task(nats, weights, batch.tasks.reshape(-1), len(self.tasks))
 
   def nats(self, params, batch):
-    """(nats, log Z), f32[b·l] each, of every target."""
-    logits = self.model(params)(batch.inputs, batch.positions, rule_of(batch))
-    return cross_entropy(logits.reshape(-1, logits.shape[-1]), batch.targets.reshape(-1))
+    """(nats, log²Z), f32[b·l] each, of every target: means over its codes."""
+    model = self.model(params)
+    hidden = model.hidden(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes)
+    nats, log_z, there = self.of_books(model, hidden, batch.targets, batch.extra_targets)
+    if not self.further:
+      return nats[0], log_z[0] ** 2
+    mean = lambda x: (x * there).sum(0) / there.sum(0)
+    return mean(nats), mean(log_z**2)
+
+  def log_p(self, params, fields: dict):
+    """f32[b l]: log p of each target, all codes of a place together; fields: of a Batch, by name."""
+    rule, model = Rule(*(fields[name] for name in Rule._fields)), self.model(params)
+    hidden = model.hidden(fields["inputs"], fields["positions"], rule, fields.get("extra_codes"))
+    nats, _, there = self.of_books(model, hidden, fields["targets"], fields.get("extra_targets"))
+    return -jnp.where(there, nats, 0.0).sum(0).reshape(hidden.shape[:2])
+
+  def of_books(self, model: Decoder, hidden, targets, extra_targets):
+    """(nats, log Z, is there such a code), [G b·l] each: of a target's code of every book given the codes before it.
+
+    hidden [b l w], targets i32[b l], extra_targets i32[b l G-1], -1 where there is none, or None at G = 1.
+    """
+    logits, targets = model.logits(hidden), targets.reshape(-1)
+    found = [(*cross_entropy(logits.reshape(-1, logits.shape[-1]), targets), jnp.ones(targets.shape, bool))]
+    if self.further:
+      flat, codes = hidden.reshape(-1, hidden.shape[-1]), [targets]
+      for ids, further in zip(self.further, jnp.moveaxis(extra_targets, -1, 0).reshape(len(self.further), -1)):
+        logits, there = model.next_book(flat, jnp.stack(codes, -1)), further >= 0
+        found.append((*cross_entropy(logits, jnp.where(there, further - ids.start, 0)), there))
+        codes.append(further)
+    return tuple(map(jnp.stack, zip(*found)))
 
 
 def decoder_state(model: Language, tx, key) -> TrainState:

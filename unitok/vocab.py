@@ -92,6 +92,26 @@ class Vocabulary:
                        "the codes are from another tokenizer than the vocabulary's")
     return np.where(codes < 0, np.int32(-1), b.table[codes])
 
+  @cached_property
+  def further(self) -> tuple[range, ...]:
+    """The ids of a picture's second, third … book, the blocks "image.1", "image.2" …; () where a place has one code."""
+    names = []
+    while f"image.{len(names) + 1}" in self._by_name:
+      names.append(f"image.{len(names) + 1}")
+    return tuple(self.block(name).ranges[0] for name in names)
+
+  @property
+  def books(self) -> int:
+    """Codes that a place of a picture has."""
+    return 1 + len(self.further)
+
+  def image_codes(self, ids) -> np.ndarray:
+    """Local codes of a picture's ids [n], or [n G] where a place has G > 1; same shape."""
+    ids = np.asarray(ids, np.int32)
+    if self.books == 1:
+      return self.to_codes("image", ids)
+    return np.stack([self.to_codes(f"image.{book}" if book else "image", ids[:, book]) for book in range(self.books)], -1)
+
   def to_codes(self, block: str, ids) -> np.ndarray:
     """Exact inverse of `to_ids`."""
     ids, member = np.asarray(ids, np.int32), self.allowed(block)

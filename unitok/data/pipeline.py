@@ -19,8 +19,9 @@ from unitok.sequence import Sequence as Document
 from unitok.vocab import Vocabulary
 
 COLUMNS = ("inputs", "targets", "order", "visible_from", "visible_until", "tasks", "loss_weights")
-"""A document is packed as one i32[l 7+AXES] array: these, then the positions; weights and positions as float32's bits."""
-PADDING_COLUMNS = np.array([*(PADDING[name] for name in COLUMNS), *[PADDING["positions"]] * AXES], np.int32)
+"""A document is packed as one i32[l 7+AXES+2(G-1)] array: these, the positions, and where a picture's place has G > 1
+codes, those beyond the first, as inputs and as targets; weights and positions as float32's bits."""
+FIXED = len(COLUMNS) + AXES
 BINS = 64
 """Rows packed at a time, at least. More leave less padding (of scenes in rows of 256: 32 4.7 %, 64 4.2 %, 256 3.6 %)
 and are more to pack anew when a position is restored (64: a tenth of a second)."""
@@ -91,7 +92,7 @@ def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, d
     dataset = dataset.seed(seed)
   dataset = dataset.random_map(documents).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
   dataset = grain.experimental.FirstFitPackIterDataset(
-      dataset, length_struct={"tokens": decoder.row_length}, padding_struct={"tokens": PADDING_COLUMNS},
+      dataset, length_struct={"tokens": decoder.row_length}, padding_struct={"tokens": padding(FIXED + 2 * len(vocabulary.further))},
       num_packing_bins=rows * batch_size, seed=seed, shuffle_bins=True)
   dataset = dataset.batch(batch_size, batch_fn=functools.partial(to_batch, batch_size))
   return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=max(rows, 2)))
@@ -103,26 +104,37 @@ def shares(sizes: list[int], temperature: float) -> list[float]:
   return (weights / weights.sum()).tolist()
 
 
+def padding(count: int) -> np.ndarray:
+  """i32[count]: the columns of padding."""
+  first = [*(PADDING[name] for name in COLUMNS), *[PADDING["positions"]] * AXES]
+  return np.array([*first, *[PADDING["extra_codes"]] * (count - FIXED)], np.int32)
+
+
 def to_batch(batch_size: int, rows: list[dict[str, np.ndarray]]) -> Batch:
-  """Packed rows of columns [l 7+AXES] and their segment ids -> Batch, with rows of padding up to batch_size."""
+  """Packed rows of columns and their segment ids -> Batch, with rows of padding up to batch_size."""
   tokens = np.empty((batch_size, *rows[0]["tokens"].shape), np.int32)
-  tokens[:] = PADDING_COLUMNS
+  tokens[:] = padding(tokens.shape[-1])
   segment_ids = np.full(tokens.shape[:2], PADDING["segment_ids"], np.int32)
   for n, row in enumerate(rows):
     tokens[n], segment_ids[n] = row["tokens"], row["tokens_segment_ids"]
   columns = {name: np.ascontiguousarray(tokens[..., n]) for n, name in enumerate(COLUMNS)}
   columns["loss_weights"] = columns["loss_weights"].view(np.float32)
-  positions = np.ascontiguousarray(tokens[..., len(COLUMNS):]).view(np.float32)
-  return Batch(**columns, segment_ids=segment_ids, positions=positions)
+  positions = np.ascontiguousarray(tokens[..., len(COLUMNS):FIXED]).view(np.float32)
+  further = np.split(tokens[..., FIXED:], 2, -1)
+  extra = [np.ascontiguousarray(some) if some.shape[-1] else None for some in further]
+  return Batch(**columns, segment_ids=segment_ids, positions=positions, extra_codes=extra[0], extra_targets=extra[1])
 
 
 def to_columns(document: Document, tasks: np.ndarray) -> np.ndarray:
-  """i32[l 7+AXES] of a document and the task of each of its targets."""
-  columns = np.empty((document.length, len(COLUMNS) + AXES), np.int32)
+  """A document's columns and the task of each of its targets."""
+  extra = [some for some in (document.extra_codes, document.extra_targets) if some is not None]
+  columns = np.empty((document.length, FIXED + sum(some.shape[1] for some in extra)), np.int32)
   fields = document._asdict() | {"tasks": tasks, "loss_weights": document.loss_weights.view(np.int32)}
   for n, name in enumerate(COLUMNS):
     columns[:, n] = fields[name]
-  columns[:, len(COLUMNS):] = document.positions.view(np.int32)
+  columns[:, len(COLUMNS):FIXED] = document.positions.view(np.int32)
+  if extra:
+    columns[:, FIXED:] = np.concatenate(extra, 1)
   return columns
 
 
@@ -195,7 +207,8 @@ class _Documents:
 
   def try_longest(self, examples: _Examples) -> None:
     """ValueError, with the length that is enough, where the longest caption or largest picture makes one too long."""
-    codes = largest(examples.longest, max(examples.grids, key=math.prod, default=(0, 0)), examples.pieces)
+    grid = max(examples.grids, key=math.prod, default=(0, 0))
+    codes = largest(examples.longest, grid, examples.pieces, self.vocabulary.books)
     for name in self.weights:
       if possible(name, codes):
         longest = max(self.draw(name, codes, np.random.default_rng(seed)).length for seed in range(TRIES))
@@ -208,8 +221,9 @@ def _usable(manifest: dict, needs: tuple[str, ...]) -> int:
   return manifest["with_both"] if needs == ("image", "text") else min(manifest[f"with_{kind}"] for kind in needs)
 
 
-def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[int]] = ()) -> Codes:
-  """Zeros of the largest form a record may have; nothing where there is none. longest, pieces: as a manifest has them."""
+def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[int]] = (), books: int = 1) -> Codes:
+  """Zeros of the largest form a record may have; nothing where there is none. longest, pieces: as a manifest has them;
+  books: codes that a place of a picture has."""
   zeros = lambda name: np.zeros(longest[name], np.int32)
   objects = ((zeros("longest_name"), np.zeros(4, np.int32)),) * longest["most_objects"]
   question = (zeros("longest_question"), zeros("longest_answer"))
@@ -223,6 +237,7 @@ def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[in
     text = tuple(np.zeros(n, np.int32) for n in lengths)
     first = np.append(np.arange(1, min(longest["most_sentences"] - others, most)), most)
     sentences = (first, *(np.array([n]) for n in lengths[1:]))
-  return Codes(text, np.zeros(grid, np.int32) if all(grid) else None, "the record with the longest caption",
+  image = np.zeros(grid if books == 1 else (*grid, books), np.int32) if all(grid) else None
+  return Codes(text, image, "the record with the longest caption",
                objects=objects, questions=questions, sentences=sentences,
                pieces=tuple(np.zeros(sides, np.int32) for sides in pieces))

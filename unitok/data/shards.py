@@ -54,7 +54,7 @@ def read_manifest(folder) -> dict:
 
 def most_tokens(pieces: list[list[int]]) -> int:
   """Of an interleaved document whose pieces have these sides, nearly."""
-  return sum(math.prod(sides) + 4 for sides in pieces)
+  return sum(math.prod(sides[:2]) + 4 for sides in pieces)
 
 
 def pack(codes: Codes) -> bytes:
@@ -74,7 +74,7 @@ def unpack(record: bytes) -> Codes:
   value = msgpack.unpackb(record)
   image = value["image"]
   if image is not None:
-    image = _large(*image[2:]).reshape(image[:2])
+    image = _large(*image[-2:]).reshape(image[:-2])
   more = {name: tuple((_large(*one), _large(*other)) for one, other in value.get(name, ())) for name in PAIRS}
   more["pieces"] = tuple(_large(*piece[-2:]).reshape(piece[:-2]) for piece in value.get("pieces", ()))
   several = lambda name: tuple(_large(*one) for one in value.get(name, ()))
@@ -253,12 +253,12 @@ class _Shard:
              "most_objects": [len(one.objects) for one in codes],
              "longest_texts": [sum(map(len, one.text)) + len(one.text) - 1 for one in codes],
              "most_sentences": [sum(map(len, one.sentences)) or len(one.text) for one in codes]}
-    shapes = [self.changes["grid"], *(one.image.shape for one in codes if one.image is not None)]
+    shown = [one.grid for one in codes if one.image is not None]
     self.counts = {name: self.counts[name] + n for name, n in zip(COUNTS, more)}
     self.skipped += [{"where": b.where, "problem": b.problem, "remedy": b.remedy} for b in skipped]
-    grids = sorted({*map(tuple, self.changes["grids"]), *(one.image.shape for one in codes if one.image is not None)})
+    grids = sorted({*map(tuple, self.changes["grids"]), *shown})
     pieces = [self.changes["longest_pieces"], *([list(piece.shape) for piece in one.pieces] for one in codes)]
-    self.changes = {"next_index": next_index, "grid": [max(side) for side in zip(*shapes)],
+    self.changes = {"next_index": next_index, "grid": [max(side) for side in zip(self.changes["grid"], *shown)],
                     "grids": [list(grid) for grid in grids],
                     "longest_pieces": max(pieces, key=most_tokens),
                     **{name: max([self.changes[name], *lengths]) for name, lengths in found.items()}}

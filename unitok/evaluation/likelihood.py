@@ -1,16 +1,15 @@
 """What the decoder finds likely: nats a token, nats a caption, the right caption among many."""
 import functools
+import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from unitok.data.record import Record
 from unitok.data.shards import encode_records
 from unitok.evaluation.examples import Context, Examples, Figure, Result
 from unitok.evaluation.statistics import figure
-from unitok.models.rule import Rule
 from unitok.objectives import OBJECTIVES, drawing, possible
 from unitok.objectives.codes import Codes
 from unitok.sequence import FOREVER, PADDING, Sequence, build
@@ -28,7 +27,7 @@ def document(model: Any, objective: str, text: np.ndarray | None, codes: np.ndar
 
 
 def evaluate_nats(context: Context) -> Result:
-  """Nats a token of validation documents: codes given their caption, captions given their picture."""
+  """Nats a token of validation documents (each code of a place is one here): codes given their caption, captions given their picture."""
   model, val, nats, figures = context.model, context.val, {}, []
   codes = model.image.encode(val.images)
   for block, objective in (("image", "text_to_image"), ("text", "image_to_text")):
@@ -39,7 +38,7 @@ def evaluate_nats(context: Context) -> Result:
     documents = [d for d in documents if d.length <= context.config.decoder.row_length]
     if not documents:
       continue
-    tokens = np.array([(d.loss_weights > 0).sum() for d in documents])
+    tokens = np.array([d.learned for d in documents])
     log_p = model.sampler.log_likelihood(documents, min(64, 1 << (len(documents) - 1).bit_length()))
     figures.append(Figure(f"Nats a token, {block}", f"decoder.nats_per_token.{block}", "nats",
                           about="of validation codes given their caption" if block == "image" else
@@ -75,7 +74,7 @@ def evaluate_objectives(context: Context) -> Result:
     if not documents:
       continue
     context.say(f"evaluate: likelihood of {len(documents)} documents of {name}")
-    tokens = np.array([(d.loss_weights > 0).sum() for d in documents])
+    tokens = np.array([d.learned for d in documents])
     log_p = model.sampler.log_likelihood(documents, min(64, 1 << (len(documents) - 1).bit_length()))
     metrics |= figure(name, -log_p / tokens, tokens)
     figures.append(Figure(f"Nats a target, {name}", f"objectives.{name}", "nats", about="of validation documents"))
@@ -93,14 +92,15 @@ def score_captions(model: Any, pairs: list[tuple[np.ndarray, list[str]]]) -> lis
   rows, owners = [], []     # owners: (pair, first caption) of each row
   documents = [[document(model, "image_to_text", model.text.encode(text), codes) for text in texts]
                for codes, texts in pairs]
-  shared = max(codes.size for codes, _ in pairs) + 2
+  places = lambda codes: math.prod(codes.shape[:2])
+  shared = max(places(codes) for codes, _ in pairs) + 2
   longest = max(d.length for some in documents for d in some)
-  whole = max(shared + sum(d.length - codes.size - 2 for d in some) for some, (codes, _) in zip(documents, pairs))
+  whole = max(shared + sum(d.length - places(codes) - 2 for d in some) for some, (codes, _) in zip(documents, pairs))
   length = -(-max(min(4 * shared, whole), longest) // ROUND) * ROUND
   for number, some in enumerate(documents):
     start = 0
     while start < len(some):
-      prefix = pairs[number][0].size + 2          # [image_to_text] [boi] codes; from [eoi] on each has its own
+      prefix = places(pairs[number][0]) + 2          # [image_to_text] [boi] codes; from [eoi] on each has its own
       room, stop = length - prefix, start
       while stop < len(some) and some[stop].length - prefix <= room:
         room -= some[stop].length - prefix
@@ -130,7 +130,8 @@ def branches(documents: list[Sequence], shared: int, length: int) -> dict[str, n
   Branch k's tokens get orders of their own and end at them: orders 5 6 7 after a shared 0 .. 4 become 5 6 7 (until 7)
   for branch 0, and 8 9 10 (until 10) for branch 1. "branch" is -1 where nothing of a branch is predicted.
   """
-  names = ("inputs", "targets", "loss_weights", "order", "visible_from", "visible_until", "positions")
+  names = ("inputs", "targets", "loss_weights", "order", "visible_from", "visible_until", "positions",
+           *(("extra_codes", "extra_targets") if documents[0].extra_codes is not None else ()))
   columns = {name: [getattr(documents[0], name)[:shared]] for name in names}
   branch = [np.full(shared, -1, np.int32)]
   last = int(documents[0].order[:shared].max())
@@ -156,10 +157,7 @@ def branches(documents: list[Sequence], shared: int, length: int) -> dict[str, n
 @functools.partial(jax.jit, static_argnums=0)
 def _token_log_p(language, params, f):
   """f32[b l]: log p of each target."""
-  rule = Rule(f["order"], f["visible_from"], f["visible_until"], f["segment_ids"])
-  logits = language.model(params)(f["inputs"], f["positions"], rule)
-  log_p = jax.nn.log_softmax(logits, -1)
-  return jnp.take_along_axis(log_p, f["targets"][..., None], -1)[..., 0]
+  return language.log_p(params, f)
 
 
 # ---- retrieval

@@ -6,7 +6,7 @@ from scipy.ndimage import correlate1d
 
 from unitok.evaluation.examples import Context, Figure, Item, Result, Section
 from unitok.evaluation.statistics import figure
-from unitok.metrics import usage
+from unitok.metrics import usage, uses
 
 BEST_DB = 100.0
 """PSNR of a picture that comes back exactly, where the ratio would be infinite."""
@@ -44,26 +44,28 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def evaluate_reconstruction(context: Context) -> Result:
-  """PSNR, SSIM, usage and perplexity on the validation pictures; the counts of each code for the report."""
+  """PSNR, SSIM, usage and perplexity on the validation pictures; the counts of each code for the report, book after
+  book."""
   model, images = context.model, context.val.images
   codes = model.image.encode(images)
   back = model.image.decode(codes)
   quality = psnr_db(images, back)
-  counts = np.bincount(codes.ravel(), minlength=model.image.codebook_size)
+  counts = uses(codes, model.image.codebook_size, model.image.books)
   used = usage(counts.astype(np.float32))
   pixels = images.shape[1] * images.shape[2]
   metrics = {"image_tokenizer": {**figure("psnr_db", quality), **figure("ssim", ssim(images, back)),
-                                 "bits_per_pixel": codes[0].size * math.log2(counts.size) / pixels,
+                                 "bits_per_pixel": codes[0].size * math.log2(counts.shape[-1]) / pixels,
                                  "codebook_usage": float(used["usage"]), "perplexity": float(used["perplexity"]),
-                                 "codebook_size": int(counts.size),
-                                 "codebook_counts": counts.tolist()}}
+                                 "codebook_size": counts.shape[-1],
+                                 "codebook_counts": counts.ravel().tolist()}}
   figures = [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
                     about="peak signal to noise ratio of pictures that come back from their codes"),
              Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
              Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {counts.size}, on the same pictures")]
   pairs = [Item([("original", image), ("from codes", other)], note=f"{db:.1f} dB")
            for image, other, db in zip(images, back, quality[:context.show])]
-  height, width = codes.shape[1:]
-  text = (f"Every picture becomes {height} × {width} codes out of {counts.size}; this is what comes back from them. "
+  (height, width), books = codes.shape[1:3], model.image.books
+  each = f"{books} codes at each of {height} × {width} places" if books > 1 else f"{height} × {width} codes"
+  text = (f"Every picture becomes {each} out of {counts.shape[-1]}; this is what comes back from them. "
           "The first pictures of the validation split, not chosen.")
   return Result(metrics, figures, [Section("Through the codes and back", text, pairs, order=60)])

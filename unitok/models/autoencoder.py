@@ -36,6 +36,10 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
                      f"{', '.join(QUANTIZERS)}")
   # the quantizer refuses sizes that it cannot have
   jax.eval_shape(lambda key: QUANTIZERS[options.quantizer.kind].init(key, options.quantizer), jax.random.key(0))
+  if options.quantizer.books != QUANTIZERS[options.quantizer.kind].books(options.quantizer):
+    several = [name for name, one in QUANTIZERS.items() if one.books(options.quantizer) == options.quantizer.books]
+    raise ValueError(f"image_tokenizer.quantizer.books: {options.quantizer.books}, but {options.quantizer.kind} has one "
+                     f"code a position; take 1, or quantizer.kind {' or '.join(several)}")
   if options.network not in NETWORKS:
     raise ValueError(f"image_tokenizer.network: {options.network!r} is unknown; one of {', '.join(NETWORKS)}")
   if options.network == "vqgan" and any(width % min(vqgan.GROUPS, width) for width in options.widths):

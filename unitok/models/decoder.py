@@ -51,6 +51,27 @@ class Layer(nnx.Module):
     return (flat + self.down(nnx.silu(gate) * up)).reshape(b, n, w)
 
 
+class Depth(nnx.Module):
+  """What the further codes of a place are predicted from, one after another: x + SwiGLU(norm(x)), normalised, with x
+  the last layer's output, the embeddings of the place's codes so far and the book's. RQ-Transformer (Lee 2022,
+  2203.01941) has a small transformer here; with a sum of what is known, an MLP does.
+  """
+
+  def __init__(self, options, books: int, precision: Precision, rngs: nnx.Rngs):
+    dtype, width = precision.activations, options.width
+    self.book = nnx.Embed(books, width, dtype=dtype, rngs=rngs, embedding_init=nnx.initializers.normal(0.5))
+    self.norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+    self.gate_up = _linear(width, 2 * options.depth_hidden, precision, rngs)
+    self.down = _linear(options.depth_hidden, width, precision, rngs)
+    self.out = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x, book: int):
+    """[n w] -> [n w], for the book of this number among the further ones."""
+    x = x + self.book(jnp.full(1, book))
+    gate, up = jnp.split(self.gate_up(self.norm(x)), 2, -1)
+    return self.out(x + self.down(nnx.silu(gate) * up))
+
+
 class Cache(NamedTuple):
   """Keys and values [b g slots d] of each layer."""
   keys: tuple[jax.Array, ...]
@@ -58,10 +79,12 @@ class Cache(NamedTuple):
 
 
 class Decoder(nnx.Module):
-  def __init__(self, options, vocabulary_size: int, precision: Precision, rngs: nnx.Rngs):
+  """further: the ids of a picture's second, third … book (`Vocabulary.further`); without any there is no depth head."""
+
+  def __init__(self, options, vocabulary_size: int, precision: Precision, rngs: nnx.Rngs, further: tuple[range, ...] = ()):
     check(options)
     dtype = precision.activations
-    self.options, self.dtype = options, dtype
+    self.options, self.dtype, self.further = options, dtype, further
     # the input embedding has unit scale beside an untied head: tying them slowed these small models down
     self.embed = nnx.Embed(vocabulary_size, options.width, dtype=dtype, rngs=rngs,
                            embedding_init=nnx.initializers.normal(0.5))
@@ -73,22 +96,29 @@ class Decoder(nnx.Module):
     self.layers = build(rngs.split(options.layers))
     self.norm = nnx.RMSNorm(options.width, dtype=dtype, rngs=rngs)
     self.head = _linear(options.width, vocabulary_size, precision, rngs, 0.1)
+    if further:
+      self.depth = Depth(options, len(further), precision, rngs)
 
   def _turn(self, positions):
     return rotation(positions, self.options.width // self.options.heads, self.options.rope_base)
 
-  def enter(self, ids, positions):
+  def known(self, codes):
+    """[… w]: the sum of the embeddings of ids i32[… n], -1 is none."""
+    embedded = lambda one: jnp.where((one >= 0)[..., None], self.embed(jnp.maximum(one, 0)), 0)
+    return sum(embedded(codes[..., n]) for n in range(codes.shape[-1]))
+
+  def enter(self, ids, positions, extra=None):
     """What goes into the first layer: a token at (t, t+row, t+column) also gets its row's and column's
     embedding (0 and 0 for text; the nearest one's in a scaled picture): rotary positions are relative, and telling "top
-    left" from them alone took many times longer to learn."""
-    x = self.embed(ids)
+    left" from them alone took many times longer to learn. Its further codes, extra i32[b l G-1], are added to it."""
+    x = self.embed(ids) if extra is None else self.embed(ids) + self.known(extra)
     if not self.options.grid_embedding:
       return x
     offsets = jnp.round(positions[..., 1:3] - positions[..., :1]).astype(jnp.int32)
     offsets = jnp.clip(offsets, 0, self.options.grid_embedding - 1)
     return x + self.row(offsets[..., 0]) + self.column(offsets[..., 1])
 
-  def hidden(self, ids, positions, rule: Rule):
+  def hidden(self, ids, positions, rule: Rule, extra=None):
     """ids i32[b l], positions f32[b l K] -> the last layer's output [b l w], normalised."""
     seen, turn = look(rule, self.options.attention), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
@@ -98,22 +128,30 @@ class Decoder(nnx.Module):
       q, k, v = layer.project(x, turn)
       return layer.finish(x, attend(q, k, v, seen)), None
 
-    x, _ = jax.lax.scan(one, self.enter(ids, positions), stacked, unroll=self.options.unroll)
+    x, _ = jax.lax.scan(one, self.enter(ids, positions, extra), stacked, unroll=self.options.unroll)
     return self.norm(x)
 
   def logits(self, hidden):
     """[… w] -> f32[… v]."""
     return self.head(hidden.reshape(-1, hidden.shape[-1])).astype(jnp.float32).reshape(*hidden.shape[:-1], -1)
 
-  def __call__(self, ids, positions, rule: Rule):
-    return self.logits(self.hidden(ids, positions, rule))
+  def next_book(self, hidden, codes):
+    """f32[n k]: the logits of the codes of a place's next book, from the last layer's output [n w] that its first code is
+    predicted from and its codes so far, ids i32[n g]. Book g's columns of the head are of no other use."""
+    book = codes.shape[-1] - 1
+    x, ids = self.depth(hidden + self.known(codes), book).astype(self.dtype), self.further[book]
+    kernel = self.head.kernel[...][:, ids.start:ids.stop].astype(self.dtype)
+    return self.head.dot_general(x, kernel, (((1,), (0,)), ((), ()))).astype(jnp.float32)
+
+  def __call__(self, ids, positions, rule: Rule, extra=None):
+    return self.logits(self.hidden(ids, positions, rule, extra))
 
   def empty_cache(self, rows: int, slots: int) -> Cache:
     o = self.options
     zeros = lambda: tuple(jnp.zeros((rows, o.kv_heads, slots, o.width // o.heads), self.dtype) for _ in range(o.layers))
     return Cache(zeros(), zeros())
 
-  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None):
+  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None, extra=None):
     """n more tokens at slots at .. at+n-1 -> (hidden [b n w], cache).
 
     cache_rule holds the integers of all slots [b slots]; those not yet written must not be visible
@@ -123,7 +161,7 @@ class Decoder(nnx.Module):
     written = jnp.arange(cache.keys[0].shape[2]) < at + ids.shape[1]
     seen, turn = Mask(visible(rule, cache_rule) & written, bias), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
-    x, keys, values = self.enter(ids, positions), [], []
+    x, keys, values = self.enter(ids, positions, extra), [], []
     for n in range(self.options.layers):
       layer = nnx.merge(graph, jax.tree.map(lambda w: w[n], stacked))
       q, k, v = layer.project(x, turn)
@@ -139,5 +177,7 @@ def check(options):
     raise ValueError(f"decoder.heads: width {options.width} over {options.heads} heads must be an even whole number")
   if options.heads % options.kv_heads:
     raise ValueError(f"decoder.kv_heads: {options.kv_heads} must divide heads {options.heads}")
+  if options.depth_hidden < 1:
+    raise ValueError(f"decoder.depth_hidden: {options.depth_hidden} must be 1 or more")
   if options.unroll < 1:
     raise ValueError(f"decoder.unroll: {options.unroll} must be 1 or more layers")

@@ -16,13 +16,13 @@ def infill(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[
 
   At least three in ten training captions are dropped: a hole is often filled without one.
   """
-  hole = codes.image < 0
+  hole = codes.unknown
   drawing = hole.any()
   if not drawing:
     kinds = [name for name in HOLES if options.holes.get(name)]
     weights = np.array([options.holes[name] for name in kinds])
     name = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
-    hole = HOLES[name](codes.image.shape, rng, *options.hole_share)
+    hole = HOLES[name](codes.grid, rng, *options.hole_share)
   dropped = not drawing and rng.random() < max(options.caption_drop, 0.3)
   caption = np.zeros(0, np.int32) if dropped else one_caption(codes, rng)
   return [control("[infill]"), Part("text", caption), *picture(codes.image, options, hole=hole)]

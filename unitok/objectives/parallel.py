@@ -16,12 +16,12 @@ def parallel(codes: Codes, rng: np.random.Generator, options: Objectives) -> lis
   caption = caption_or_none(codes, rng, options.caption_drop)
   groups = codes.groups
   if groups is None:
-    size = codes.image.size
+    size = codes.grid[0] * codes.grid[1]
     least = min(options.least_groups, size)
     count = int(np.exp(rng.uniform(np.log(least), np.log(size + 1))))
     order = np.arange(size) if rng.random() < options.raster_share else rng.permutation(size)
     name = tuple(SCHEDULES)[rng.integers(len(SCHEDULES))]
-    groups = in_groups(order, SCHEDULES[name](size, count)).reshape(codes.image.shape)
+    groups = in_groups(order, SCHEDULES[name](size, count)).reshape(codes.grid)
   return [control("[parallel]"), Part("text", caption), *picture(codes.image, options, groups=groups)]
 
 

@@ -4,7 +4,8 @@ A document is an ordinary `sequence.build` of an objective's parts in which some
 what the first draw is from, is computed in one pass; then one loop goes through its further tokens, with keys and
 values cached. A pass computes a token, or, where a document asks for groups of codes at once, the codes drawn last and
 the placeholders that ask for the next. Only ids of the block asked for at a place can be drawn, and the control
-token that closes a text where it may. What a closed text had left is void, and what follows moves up; [eos] closes the
+token that closes a text where it may. Where a place of a picture has several codes, the further ones are drawn right
+behind the first, in the order of their books, each from the ids of its own. What a closed text had left is void, and what follows moves up; [eos] closes the
 document.
 """
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class Rows(NamedTuple):
   draws: np.ndarray           # number of the draw in its document
   left: np.ndarray            # where the end is drawn here, the columns from `fills` up to before this one are void
   advances: np.ndarray        # bool: time goes on by one with it
+  extra: np.ndarray | None    # [b n G-1] ids of a place's further codes, -1 none; None at G = 1
 
 
 def _up(n: int, step: int) -> int:
@@ -74,9 +76,10 @@ def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], wi
   """Rows of `prefix + count * width` columns. The first token that is drawn from stands at column `prefix`."""
   n, b = prefix + count * width, len(documents)
   fill = lambda value: np.full((b, n), value, np.int32)
+  extra = None if documents[0].extra_codes is None else np.full((b, n, documents[0].extra_codes.shape[1]), -1, np.int32)
   out = Rows(ids=fill(0), positions=np.zeros((b, n, documents[0].positions.shape[1]), np.float32),
              rule=Rule(*(fill(PADDING[name]) for name in Rule._fields)), blocks=fill(-1), ends=fill(-1), fills=fill(n),
-             draws=fill(0), left=fill(0), advances=fill(0).astype(bool))
+             draws=fill(0), left=fill(0), advances=fill(0).astype(bool), extra=extra)
   for row, (d, of) in enumerate(zip(documents, passes)):
     first = first_drawn(d)
     within = np.arange(len(of)) - np.searchsorted(of, of)         # place of a token in its pass
@@ -91,6 +94,8 @@ def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], wi
     out.draws[row, where] = np.cumsum(drawn) - 1
     out.left[row, where] = np.where(d.ends == eos, n, np.append(where, n)[rest_of(d)])
     out.advances[row, where] = d.advances
+    if extra is not None:
+      extra[row, where] = d.extra_codes
   return out
 
 
@@ -100,6 +105,7 @@ class Sampler:
   def __init__(self, language, params, vocabulary: Vocabulary):
     self.language, self.params, self.vocabulary = language, params, vocabulary
     self.blocks = [b.name for b in vocabulary.blocks]
+    self.image = self.blocks.index("image") if "image" in self.blocks else -1
     self.members = jnp.stack([vocabulary.allowed(b.name) for b in vocabulary.blocks]
                              + [jnp.zeros(vocabulary.size, bool)])       # the last row is block -1
     self._draw = jax.jit(self._draw_rows, static_argnames=("prefix", "width", "sampling"))
@@ -107,7 +113,8 @@ class Sampler:
 
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int,
            nulls: list[Sequence] | None = None, first_row: int = 0) -> list[np.ndarray]:
-    """The drawn ids of each document, in its own order of drawing (a text's end included).
+    """The drawn ids of each document, i32[n] in its own order of drawing (a text's end included); i32[n G] of one whose
+    picture is drawn, where a place has G > 1 codes (-1 beside what is no place).
 
     nulls: the same documents without their condition, needed where guidance_scale is not 1. The random
     numbers depend on the seed, the row's number (first_row + its index) and the draw alone.
@@ -132,12 +139,18 @@ class Sampler:
     prefix, steps = _up(max(map(first_drawn, both)), 16), _up(max(int(of[-1]) + 1 for of in passes), 8)
     rows = lay_out(both, prefix, passes, width, steps, self.vocabulary.special("[eos]"))
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
-    drawn = np.asarray(self._draw(self.params, rows, numbers, jnp.uint32(seed), prefix=prefix, width=width,
-                                  sampling=sampling))
-    return [drawn[row][(rows.blocks[row] >= 0) & (drawn[row] >= 0)] for row in range(count)]
+    drawn, further = jax.tree.map(np.asarray, self._draw(self.params, rows, numbers, jnp.uint32(seed), prefix=prefix,
+                                                         width=width, sampling=sampling))
+    out = []
+    for row in range(count):
+      here = (rows.blocks[row] >= 0) & (drawn[row] >= 0)
+      of_picture = further is not None and (rows.blocks[row][here] == self.image).any()
+      out.append(np.column_stack([drawn[row], further[row]])[here] if of_picture else drawn[row][here])
+    return out
 
   def _draw_rows(self, params, rows: Rows, numbers, seed, *, prefix: int, width: int, sampling: Sampling):
-    """i32[b n]: what was drawn at each column, -1 where nothing was.
+    """i32[b n], and i32[b n G-1] or None: what was drawn at each column, and the further codes of a place; -1 where nothing
+    was.
 
     Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
     """
@@ -149,18 +162,18 @@ class Sampler:
     take = lambda x, at, n: jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, at, n, 1), x)
     flat = lambda x: x.reshape(-1, *x.shape[2:])
 
-    def extend(ids, positions, alive, cache, at, n):
+    def extend(ids, extra, positions, alive, cache, at, n):
       rule = Rule(*rows.rule)
       rule = rule._replace(segment_ids=rule.segment_ids * jnp.tile(alive, (repeats, 1)))
-      return model.extend(take(ids, at, n), positions, take(rule, at, n), cache, rule, at, bias(ids))
+      return model.extend(take(ids, at, n), positions, take(rule, at, n), cache, rule, at, bias(ids),
+                          take(extra, at, n))
 
     def bias(ids):
       """f32[b n] that text gets in a document whose picture is drawn (CogView2, 2204.14217), or None."""
       if not sampling.text_attention:
         return None
-      text, image = (self.blocks.index(name) for name in ("text", "image"))
-      drawn = (rows.blocks == image).any(1, keepdims=True)
-      return jnp.where(self.members[text][ids] & drawn, sampling.text_attention, 0.0)
+      drawn = (rows.blocks == self.image).any(1, keepdims=True)
+      return jnp.where(self.members[self.blocks.index("text")][ids] & drawn, sampling.text_attention, 0.0)
 
     def moved(at, alive):
       """Positions of the columns from `at` on, moved up by what is void before them."""
@@ -174,7 +187,20 @@ class Sampler:
       first = jnp.where(some.any(), jnp.argmax(some), columns)
       return (first - (first - prefix) % width).astype(jnp.int32)
 
-    def draw(at, hidden, ids, alive, drawn):
+    def further(hidden, first, here, draw_keys):
+      """i32[count width G-1]: the further codes of the places `here` whose first codes were drawn, -1 elsewhere."""
+      codes = first[:, None]
+      for book, ids in enumerate(self.language.further):
+        logits = model.next_book(flat(hidden), flat(jnp.tile(codes.reshape(count, width, -1), (repeats, 1, 1))))
+        logits = logits.reshape(all_rows, width, -1)
+        if sampling.guidance_scale != 1.0:
+          logits = rules.guide(logits[:count], logits[count:], sampling.guidance_scale)
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, book))(draw_keys)
+        choice = rules.draw(flat(logits[:count]), jnp.ones((), bool), keys, sampling)
+        codes = jnp.column_stack([codes, choice + ids.start])
+      return jnp.where(here[:, None], codes[:, 1:], -1).reshape(count, width, -1)
+
+    def draw(at, hidden, ids, extra, alive, drawn, more):
       """What the columns from `at` on ask for, given their last layer's output [b width w]."""
       logits = model.logits(flat(hidden)).reshape(all_rows, width, -1)
       if sampling.guidance_scale != 1.0:
@@ -190,29 +216,35 @@ class Sampler:
       drawn = jax.lax.dynamic_update_slice_in_dim(drawn, in_rows(jnp.where(here, choice, -1)), at, 1)
       where = jnp.where(both(here), take(rows.fills, at, width), columns)
       ids = ids.at[jnp.arange(all_rows)[:, None], where].set(both(choice), mode="drop")
+      if extra is not None:
+        others = further(hidden, choice, here & (block == self.image), draw_keys)
+        more = jax.lax.dynamic_update_slice_in_dim(more, others, at, 1)
+        extra = extra.at[jnp.arange(all_rows)[:, None], where].set(jnp.tile(others, (repeats, 1, 1)), mode="drop")
       first, last = (take(x, at, width)[:count, :, None] for x in (rows.fills, rows.left))
       rest = (first <= jnp.arange(columns)) & (jnp.arange(columns) < last)
       void = (rest & in_rows(here & (choice == end))[..., None]).any(1)
-      return ids, jnp.where(void, 0, alive), drawn
+      return ids, extra, jnp.where(void, 0, alive), drawn, more
 
     def going(state):
-      at, _, alive = state[:3]
+      at, _, _, alive = state[:4]
       return ((rows.blocks[:count] >= 0) & (alive > 0) & (jnp.arange(columns) >= at)).any()
 
     def one(state):
-      at, ids, alive, drawn, cache = state
-      hidden, cache = extend(ids, moved(at, alive), alive, cache, at, width)
-      ids, alive, drawn = draw(at, hidden, ids, alive, drawn)
-      return following(at + width, alive), ids, alive, drawn, cache
+      at, ids, extra, alive, drawn, more, cache = state
+      hidden, cache = extend(ids, extra, moved(at, alive), alive, cache, at, width)
+      ids, extra, alive, drawn, more = draw(at, hidden, ids, extra, alive, drawn, more)
+      return following(at + width, alive), ids, extra, alive, drawn, more, cache
 
-    start = (jnp.asarray(rows.ids), jnp.ones((count, columns), jnp.int32), jnp.full((count, columns), -1, jnp.int32))
+    nothing = lambda x: jnp.full((count, *x.shape[1:]), -1, jnp.int32)
+    start = (jnp.asarray(rows.ids), jax.tree.map(jnp.asarray, rows.extra), jnp.ones((count, columns), jnp.int32),
+             nothing(rows.ids), jax.tree.map(nothing, rows.extra))
     known = rows.positions[:, :prefix + width]
-    hidden, cache = extend(start[0], known, start[1], model.empty_cache(all_rows, columns), 0, prefix + width)
+    hidden, cache = extend(*start[:2], known, start[2], model.empty_cache(all_rows, columns), 0, prefix + width)
     state = (jnp.int32(prefix + width), *draw(prefix, hidden[:, prefix:], *start), cache)
-    return jax.lax.while_loop(going, one, state)[3]
+    return jax.lax.while_loop(going, one, state)[4:6]
 
   def log_likelihood(self, documents: list[Sequence], batch_size: int = 64) -> np.ndarray:
-    """f32[n]: the sum of log p, nats, over each document's tokens with a loss weight."""
+    """f32[n]: the sum of log p, nats, over each document's tokens with a loss weight, all codes of a place counted."""
     if not documents:
       return np.zeros(0, np.float32)
     length, out = _up(max(d.length for d in documents), 16), []
@@ -223,14 +255,11 @@ class Sampler:
           [getattr(d, name), np.full((length - d.length, *getattr(d, name).shape[1:]), fill, getattr(d, name).dtype)])
           for d in some])
       fields = {n: pad(n, PADDING[n]) for n in
-                ("inputs", "targets", "loss_weights", "order", "visible_from", "visible_until", "positions")}
+                ("inputs", "targets", "loss_weights", "order", "visible_from", "visible_until", "positions",
+                 *(("extra_codes", "extra_targets") if self.language.further else ()))}
       fields["segment_ids"] = (fields["order"] >= 0).astype(np.int32)
       out.append(np.asarray(self._score(self.params, fields)))
     return np.concatenate(out)[:len(documents)]
 
   def _score_rows(self, params, f):
-    rule = Rule(f["order"], f["visible_from"], f["visible_until"], f["segment_ids"])
-    logits = self.language.model(params)(f["inputs"], f["positions"], rule)
-    log_p = jax.nn.log_softmax(logits, -1)
-    picked = jnp.take_along_axis(log_p, f["targets"][..., None], -1)[..., 0]
-    return jnp.where(f["loss_weights"] > 0, picked, 0.0).sum(-1)
+    return jnp.where(f["loss_weights"] > 0, self.language.log_p(params, f), 0.0).sum(-1)

@@ -5,11 +5,11 @@
     update(params, state, z, codes, step, key, options) -> (params, state, revived)
     lookup(params, state, codes, options)   -> values            what `quantize` returned for these codes
 
-z is f32[n d] and codes i32[n].
+z is f32[n d] and codes i32[n], or i32[n G] where `books(options)` is G > 1.
 """
 from typing import Callable, NamedTuple
 
-from unitok.models.quantizers import bsq, codebook, ema, fsq, ibq, l2, lfq, simvq, vq
+from unitok.models.quantizers import bsq, codebook, ema, fsq, ibq, l2, lfq, product, residual, simvq, vq
 from unitok.models.quantizers.codebook import Quantized
 
 
@@ -18,8 +18,9 @@ class Quantizer(NamedTuple):
   quantize: Callable
   update: Callable
   lookup: Callable
-  size: Callable      # options -> number of codes
+  size: Callable      # options -> number of codes of a book
   dim: Callable       # options -> d
+  books: Callable     # options -> G, codes a position
 
 
 def _of(module) -> Quantizer:
@@ -29,4 +30,4 @@ def _of(module) -> Quantizer:
 
 QUANTIZERS: dict[str, Quantizer] = {
     "l2": _of(l2), "vq": _of(vq), "ema": _of(ema), "simvq": _of(simvq), "fsq": _of(fsq), "lfq": _of(lfq),
-    "bsq": _of(bsq), "ibq": _of(ibq)}
+    "bsq": _of(bsq), "ibq": _of(ibq), "residual": _of(residual), "product": _of(product)}

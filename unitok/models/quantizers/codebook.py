@@ -1,5 +1,7 @@
 """What quantizers share: the nearest code, gradients past the choice, running counts, revival of dead codes; and `size`,
-`dim` and `update` of those that say nothing else."""
+`dim`, `books` and `update` of those that say nothing else."""
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,7 +13,7 @@ CELLS = 1 << 24
 
 class Quantized(NamedTuple):
   values: jax.Array               # f32[n d], with a gradient for z
-  codes: jax.Array                # i32[n]
+  codes: jax.Array                # i32[n], or i32[n G] of G books
   losses: dict[str, jax.Array]    # each already weighted, to be added
 
 
@@ -21,6 +23,25 @@ def size(options) -> int:
 
 def dim(options) -> int:
   return options.code_dim
+
+
+def books(options) -> int:
+  """Codes a position."""
+  return 1
+
+
+def several(options) -> int:
+  """`options.books`. ValueError where there are none."""
+  if options.books < 1:
+    raise ValueError(f"quantizer.books: {options.books} must be 1 or more codes a position")
+  return options.books
+
+
+def at_one(plain: Callable) -> Callable:
+  """Decorates a function of several books, whose last argument is the options: with one book it is `plain`."""
+  def of(function):
+    return functools.wraps(function)(lambda *args: (plain if args[-1].books == 1 else function)(*args))
+  return of
 
 
 def update(params, state, z, codes, step, key, options):
