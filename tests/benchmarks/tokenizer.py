@@ -246,7 +246,7 @@ def tuned(pixels, held_out, minutes, batch_size, modes, rates, trial_minutes, st
 
 def main(data: str, minutes: tuple[float, ...] = (3.0, 15.0), batch_size: int = 16, rate: float = 3e-3,
          peer_rates: tuple[float, float, float] = (3e-4, 1e-3, 3e-3),
-         modes: tuple[Literal["eager", "compile"], ...] = ("eager", "compile"), trial_minutes: float = 1.0,
+         modes: tuple[Literal["eager", "compile"], ...] = ("eager", "compile"), trial_minutes: float = 1.5,
          trial_steps: int = 8, turn: float = 5.0, rounds: int = 15):
   """data: an imagefolder with a validation split; rate: ours; modes: the peer's, of which the faster counts."""
   if not Path(data).is_dir():
