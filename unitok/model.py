@@ -301,11 +301,12 @@ class Model:
 
   def _empty(self, size: tuple[int, int] | None) -> np.ndarray:
     """i32[h w] or i32[h w G] of -1: a picture of so many pixels to be drawn."""
-    if size is None:
-      return self.image.unknown()
-    side = self.image.downsampling
-    check_size(size, side, "size", f"the {side} pixels of a code")
-    return self.image.unknown((size[0] // side, size[1] // side))
+    grid, books = self.image.grid, self.vocabulary.books
+    if size is not None:
+      side = self.image.downsampling
+      check_size(size, side, "size", f"the {side} pixels of a code")
+      grid = size[0] // side, size[1] // side
+    return np.full(grid if books == 1 else (*grid, books), -1, np.int32)
 
   def _draw(self, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int,
             null=None) -> list[np.ndarray]:

@@ -95,7 +95,8 @@ def _describe(config: c.Config, folder) -> dict | None:
   tokenizer = Tokenizer(config.image_tokenizer)
   trained = progress(folder, config.image_tokenizer.train)
   return trained and {**trained, "parameters": count(lambda key: tokenizer.init(key)[0]),
-                      "codebook_size": tokenizer.codebook_size, "books": tokenizer.books}
+                      "codebook_size": tokenizer.codebook_size,
+                      **({"books": tokenizer.books} if tokenizer.books > 1 else {})}
 
 
 IMAGE_TOKENIZERS: dict[str, Kind] = {

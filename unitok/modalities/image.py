@@ -26,10 +26,6 @@ class ImageModality:
   def size(self) -> int:
     return self.codebook_size
 
-  def unknown(self, grid: tuple[int, int] | None = None) -> np.ndarray:
-    """-1 for every code of a picture of this grid, `self.grid` unless given."""
-    return np.full((*(grid or self.grid), *self._of_place), -1, np.int32)
-
   @property
   def _of_place(self) -> tuple[int, ...]:
     return () if self.books == 1 else (self.books,)
