@@ -336,6 +336,8 @@ class Evaluation:
   batch_size: int = 250
   show: int = 24
   """Pictures of each kind in the report."""
+  split: Literal["val", "heldout", "train"] = "val"
+  """Split that `--what image_tokenizer` measures on; train is fair to a tokenizer that was trained on other pictures."""
   prompts: tuple[str, ...] = ()
   """Prompts drawn every `sample_every` steps and in the report; empty takes the first eight of the evaluation split."""
 

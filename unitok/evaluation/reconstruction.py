@@ -1,9 +1,12 @@
 """How much of a picture its codes keep, and how many of the codes are used."""
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import correlate1d
 
+from unitok.config import Data
 from unitok.evaluation.examples import Context, Figure, Item, Result, Section
 from unitok.evaluation.statistics import figure
 from unitok.metrics import usage
@@ -43,27 +46,58 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
   return np.array(found)
 
 
+def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codebook_size: int) -> dict[str, Any]:
+  """What the codes of pictures keep, over batches of (pictures u8[n H W 3], codes i32[n h w], what comes back u8[n H W 3]).
+
+  Means are over pictures, with their 95 % interval; usage and perplexity over all codes; bits_per_pixel is log2 of the
+  codebook times the codes a pixel, what a file without any further coding takes. ValueError without a picture.
+  """
+  found, counts, pixels = {}, np.zeros(codebook_size, np.int64), 0
+  for images, codes, back in passes:
+    for name, values in (("psnr_db", psnr_db(images, back)), ("ssim", ssim(images, back))):
+      found.setdefault(name, []).append(values)
+    counts += np.bincount(codes.ravel(), minlength=codebook_size)
+    pixels += images[..., 0].size
+  if not pixels:
+    raise ValueError("evaluation: there is no picture to measure the image tokenizer on; name another source or split")
+  used = usage(counts.astype(np.float32))
+  return {**{key: value for name, values in found.items() for key, value in figure(name, np.concatenate(values)).items()},
+          "bits_per_pixel": int(counts.sum()) * math.log2(codebook_size) / pixels,
+          "codebook_usage": float(used["usage"]), "perplexity": float(used["perplexity"]),
+          "codebook_size": codebook_size, "codebook_counts": counts.tolist()}
+
+
+def figures_of(metrics: dict[str, Any]) -> list[Figure]:
+  """The headlines of what `measure` gave under "image_tokenizer"."""
+  size = metrics["codebook_size"]
+  return [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
+                 about="peak signal to noise ratio of pictures that come back from their codes"),
+          Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
+          Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {size}, on the same pictures")]
+
+
+def preprocessing(data: Data) -> dict[str, str]:
+  """How a picture file becomes what is measured, in words."""
+  how = {"fit": "stretched to the square", "crop": "the shorter side scaled to it, the centre cut out",
+         "pad": f"the longer side scaled to it, filled with RGB {data.background}"}[data.resize]
+  return {"pictures": f"{data.image_size} x {data.image_size} pixels, {how} (antialiased Lanczos), RGB of 8 bits, "
+                      f"transparency over RGB {data.background}",
+          "reconstructions": "rounded and cut to 8 bits",
+          "psnr_db": "of each picture, over its three channels, peak 255; the mean over pictures, one that comes back exactly "
+                     f"counts as {BEST_DB:g} dB",
+          "ssim": "of each channel, Gaussian window of 11 pixels and 1.5, K1 0.01, K2 0.03; mean over windows and channels"}
+
+
 def evaluate_reconstruction(context: Context) -> Result:
   """PSNR, SSIM, usage and perplexity on the validation pictures; the counts of each code for the report."""
   model, images = context.model, context.val.images
   codes = model.image.encode(images)
   back = model.image.decode(codes)
-  quality = psnr_db(images, back)
-  counts = np.bincount(codes.ravel(), minlength=model.image.codebook_size)
-  used = usage(counts.astype(np.float32))
-  pixels = images.shape[1] * images.shape[2]
-  metrics = {"image_tokenizer": {**figure("psnr_db", quality), **figure("ssim", ssim(images, back)),
-                                 "bits_per_pixel": codes[0].size * math.log2(counts.size) / pixels,
-                                 "codebook_usage": float(used["usage"]), "perplexity": float(used["perplexity"]),
-                                 "codebook_size": int(counts.size),
-                                 "codebook_counts": counts.tolist()}}
-  figures = [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
-                    about="peak signal to noise ratio of pictures that come back from their codes"),
-             Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
-             Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {counts.size}, on the same pictures")]
+  metrics = measure([(images, codes, back)], model.image.codebook_size)
   pairs = [Item([("original", image), ("from codes", other)], note=f"{db:.1f} dB")
-           for image, other, db in zip(images, back, quality[:context.show])]
+           for image, other, db in zip(images, back, psnr_db(images[:context.show], back[:context.show]))]
   height, width = codes.shape[1:]
-  text = (f"Every picture becomes {height} × {width} codes out of {counts.size}; this is what comes back from them. "
-          "The first pictures of the validation split, not chosen.")
-  return Result(metrics, figures, [Section("Through the codes and back", text, pairs, order=60)])
+  text = (f"Every picture becomes {height} × {width} codes out of {model.image.codebook_size}; this is what comes back "
+          "from them. The first pictures of the validation split, not chosen.")
+  return Result({"image_tokenizer": metrics}, figures_of(metrics),
+                [Section("Through the codes and back", text, pairs, order=60)])

@@ -1,0 +1,85 @@
+"""The image tokenizer measured by itself: of a run that has nothing else, of an imported one, the same to the last digit."""
+import json
+
+import numpy as np
+import pytest
+import small_run
+from PIL import Image
+from safetensors.numpy import save_file
+from test_interop import network
+
+import train.image_tokenizer
+from train import evaluate, stage
+from unitok import config as c
+from unitok.evaluation.reconstruction import measure, preprocessing, psnr_db
+from unitok.interop import vqgan
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+  """A run's folder with an image tokenizer alone."""
+  folder = stage.open_workdir(tmp_path_factory.mktemp("tokenizer"), small_run.CONFIG)
+  train.image_tokenizer.run(small_run.CONFIG, folder)
+  return folder
+
+
+def measured(folder, *more) -> bytes:
+  evaluate.main(["--what", "image_tokenizer", "--workdir", str(folder), *more])
+  return (folder / "metrics_image_tokenizer.json").read_bytes()
+
+
+def test_a_run_that_is_a_tokenizer_alone(tokenizer, capsys):
+  before = (tokenizer / "config.json").read_bytes()
+  first = measured(tokenizer, "--evaluation.batch_size", "4")
+  assert "antialiased Lanczos" in capsys.readouterr().out
+  assert measured(tokenizer, "--evaluation.batch_size=4") == first
+  metrics = json.loads(first)
+  assert metrics["image_tokenizer"]["psnr_db_n"] == 9 and metrics["preprocessing"]["split"] == "val"
+  assert metrics["image_tokenizer"]["bits_per_pixel"] == 5 / 16          # 32 codes, each of 4 x 4 pixels
+  assert sum(metrics["image_tokenizer"]["codebook_counts"]) == 9 * 16
+  assert json.loads(measured(tokenizer, "--evaluation.split", "train", "--evaluation.examples", "5")) != metrics
+  assert (tokenizer / "config.json").read_bytes() == before
+
+
+def test_an_imported_one(tmp_path):
+  """On a folder of pictures without splits, at the size that is asked for."""
+  save_file(network("taming"), tmp_path / "vq.safetensors")
+  vqgan.write(str(tmp_path / "vq.safetensors"), "taming", tmp_path / "run")
+  (tmp_path / "pictures").mkdir()
+  pixels = np.random.default_rng(0).integers(0, 256, (3, 12, 20, 3), np.uint8)
+  for n, one in enumerate(pixels):
+    Image.fromarray(one).save(tmp_path / "pictures" / f"{n}.png")
+  words = ["--data.path", str(tmp_path / "pictures"), "--data.image_size", "8", "--evaluation.split", "train"]
+  metrics = json.loads(measured(tmp_path / "run", *words))
+  assert metrics["image_tokenizer"]["psnr_db_n"] == 3 and metrics["preprocessing"]["pictures"].startswith("8 x 8 pixels")
+
+
+def test_measure_is_of_all_pictures():
+  """However they are cut into batches; the figures as numpy has them."""
+  rng = np.random.default_rng(0)
+  images, back = rng.integers(0, 256, (2, 6, 16, 16, 3), np.uint8)
+  codes = rng.integers(0, 3, (6, 2, 4), np.int32)
+  one, many = (measure([(images[a:b], codes[a:b], back[a:b]) for a, b in cuts], 4) for cuts in ([(0, 6)], [(0, 1), (1, 4), (4, 6)]))
+  assert one == many and one["psnr_db"] == psnr_db(images, back).mean() and one["bits_per_pixel"] == 8 * 2 / 256
+  p = np.bincount(codes.ravel()) / codes.size
+  assert one["codebook_usage"] == 0.75 and one["perplexity"] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+  with pytest.raises(ValueError, match="there is no picture to measure the image tokenizer on"):
+    measure([], 4)
+
+
+def test_preprocessing_says_what_is_done():
+  said = {resize: preprocessing(c.Scenes(image_size=64, resize=resize))["pictures"] for resize in ("fit", "crop", "pad")}
+  assert len(set(said.values())) == 3 and all(text.startswith("64 x 64 pixels") for text in said.values())
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--what", "decoder"], "--what decoder: must be one of run, image_tokenizer"),
+    (["--what", "image_tokenizer", "--evaluation.examples", "0"], "examples 0 must be 1 or more"),
+    (["--what", "image_tokenizer", "--data.image_size", "18"], "data.image_size: 18 is no multiple"),
+    (["--what", "image_tokenizer", "--data.val_examples", "0"], "there is no picture to measure"),
+    (["--what", "image_tokenizer", "--workdir", "nowhere"], "--config is missing")])
+def test_bad_input(tokenizer, capsys, words, says):
+  with pytest.raises(SystemExit) as stop:
+    evaluate.main([*words, *(["--workdir", str(tokenizer)] if "--workdir" not in words else [])])
+  line = capsys.readouterr().err
+  assert stop.value.code == 2 and line.startswith("unitok: ") and line.count("\n") == 1 and says in line
