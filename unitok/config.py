@@ -172,6 +172,11 @@ class PictureLosses:
   """Weight of the mean squared error."""
   edges: float = 0.0
   """Weight of the mean absolute error of the differences between neighbours, at several scales."""
+  perceptual: float = 0.0
+  """Weight of LPIPS (Zhang 2018), the difference of a trained network's features; needs perceptual_weights. With none,
+  `edges` is what needs no download."""
+  perceptual_weights: str = ""
+  """Safetensors file with VGG16 and LPIPS' linear heads, as the lpips package makes it (unitok/interop/measures.py)."""
   adversarial: float = 0.0
   """Weight of a judge of patches that learns to tell the pictures from real ones (hinge loss), times a balance of the
   gradients at the last layer (VQGAN); 0: no judge."""
