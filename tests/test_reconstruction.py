@@ -1,4 +1,5 @@
 """The image tokenizer measured by itself: of a run that has nothing else, of an imported one, the same to the last digit."""
+import hashlib
 import json
 
 import numpy as np
@@ -7,12 +8,15 @@ import small_run
 from PIL import Image
 from safetensors.numpy import save_file
 from test_interop import network
+from test_lpips import published
 
 import train.image_tokenizer
 from train import evaluate, stage
 from unitok import config as c
+from unitok.evaluation.networks import differences
 from unitok.evaluation.reconstruction import measure, preprocessing, psnr_db
 from unitok.interop import vqgan
+from unitok.interop.measures import read_lpips
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def measured(folder, *more) -> bytes:
 def test_a_run_that_is_a_tokenizer_alone(tokenizer, capsys):
   before = (tokenizer / "config.json").read_bytes()
   first = measured(tokenizer, "--evaluation.batch_size", "4")
-  assert "antialiased Lanczos" in capsys.readouterr().out
+  assert "16 x 16 pixels, RGB of 8 bits, drawn at that size" in capsys.readouterr().out
   assert measured(tokenizer, "--evaluation.batch_size=4") == first
   metrics = json.loads(first)
   assert metrics["image_tokenizer"]["psnr_db_n"] == 9 and metrics["preprocessing"]["split"] == "val"
@@ -68,11 +72,26 @@ def test_measure_is_of_all_pictures():
 
 
 def test_preprocessing_says_what_is_done():
-  said = {resize: preprocessing(c.Scenes(image_size=64, resize=resize))["pictures"] for resize in ("fit", "crop", "pad")}
+  said = {resize: preprocessing(c.ImageFolder(image_size=64, resize=resize))["pictures"] for resize in ("fit", "crop", "pad")}
   assert len(set(said.values())) == 3 and all(text.startswith("64 x 64 pixels") for text in said.values())
 
 
+def test_lpips_where_its_weights_are_named(tokenizer, tmp_path):
+  """The same figure whatever the batches, of the very file that is told; weights that are none are told at once."""
+  file = tmp_path / "w.safetensors"
+  save_file(published(), file)
+  found = [json.loads(measured(tokenizer, "--evaluation.lpips", str(file), "--evaluation.batch_size", size)) for size in "94"]
+  one, other = (metrics["image_tokenizer"] for metrics in found)
+  assert one["lpips"] == pytest.approx(other["lpips"], rel=1e-6) and one["lpips"] > 0 and one["lpips_n"] == 9
+  assert hashlib.sha256(file.read_bytes()).hexdigest() in found[0]["preprocessing"]["lpips"]
+  black = np.zeros((3, 16, 16, 3), np.uint8)
+  assert differences(read_lpips(str(file)))(black, black).max() < 1e-12
+  with pytest.raises(ValueError, match="pictures of 8 x 8 pixels are too small for LPIPS; take 16"):
+    differences(None)(black[:, :8, :8], black[:, :8, :8])
+
+
 @pytest.mark.parametrize("words, says", [
+    (["--what", "image_tokenizer", "--evaluation.lpips", "none.safetensors"], "none.safetensors: no such file; make one"),
     (["--what", "decoder"], "--what decoder: must be one of run, image_tokenizer"),
     (["--what", "image_tokenizer", "--evaluation.examples", "0"], "examples 0 must be 1 or more"),
     (["--what", "image_tokenizer", "--data.image_size", "18"], "data.image_size: 18 is no multiple"),

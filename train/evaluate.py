@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from etils import epath
 from rich.console import Console
@@ -22,10 +23,12 @@ from unitok.checkpoint import read_config
 from unitok.data.sources import open_source
 from unitok.evaluation import evaluate
 from unitok.evaluation.examples import Result
+from unitok.evaluation.networks import Networks, differences
 from unitok.evaluation.reconstruction import figures_of, measure, preprocessing
 from unitok.evaluation.report import print_table, settings_line, write_report
 from unitok.evaluation.statistics import plain
 from unitok.files import write_json
+from unitok.interop.measures import read_lpips, sha256
 from unitok.model import Model
 from unitok.run import kind_of, load_image_tokenizer
 
@@ -40,8 +43,9 @@ def run(config: c.Config, workdir: epath.Path) -> dict:
   workdir, start = epath.Path(workdir), time.perf_counter()
   say = lambda line: print(line, flush=True)
   say(f"{STAGE}: {settings_line(config)}")
+  networks, _ = networks_of(config.evaluation)
   model = dataclasses.replace(Model.open(workdir), config=config)   # evaluation.* and sampling.* may have changed
-  result = evaluate(model, say)
+  result = evaluate(model, say, networks)
 
   def spent() -> dict[str, float]:
     seconds.add(workdir, STAGE, time.perf_counter() - start, anew=True)
@@ -65,6 +69,7 @@ def run_image_tokenizer(config: c.Config, workdir: epath.Path) -> dict:
   kind_of(config).check(config.image_tokenizer, config.data.image_size)
   if min(options.batch_size, options.examples) < 1:
     raise ValueError(f"evaluation: batch_size {options.batch_size} and examples {options.examples} must be 1 or more")
+  networks, told = networks_of(options)
   source, image = open_source(config.data, options.split), load_image_tokenizer(workdir)
   pictures = itertools.islice(usable(source, range(len(source)), config.data.on_bad), options.examples)
   print(f"{STAGE}: the image tokenizer, on up to {options.examples} pictures of {options.split}", flush=True)
@@ -74,14 +79,24 @@ def run_image_tokenizer(config: c.Config, workdir: epath.Path) -> dict:
       codes = image.encode(np.stack(batch))
       yield np.stack(batch), codes, image.decode(codes)
 
-  measured = measure(passes(), image.codebook_size)
-  said = {"source": c.source_name(config.data), "split": options.split, **preprocessing(config.data)}
+  measured = measure(passes(), image.codebook_size, networks)
+  said = {"source": c.source_name(config.data), "split": options.split, **preprocessing(config.data), **told}
   metrics = plain({"image_tokenizer": measured, "preprocessing": said, "fingerprint": image.fingerprint})
   write_json(workdir / "metrics_image_tokenizer.json", metrics)
-  print_table(Result(metrics, figures_of(measured)), Console())
+  print_table(Result(metrics, figures_of(measured)), Console(), f"the image tokenizer, on pictures of {options.split}")
   print("\n".join(f"{name}: {text}" for name, text in said.items()))
   print(f"figures: {workdir / 'metrics_image_tokenizer.json'}")
   return metrics
+
+
+def networks_of(options: c.Evaluation) -> tuple[Networks, dict[str, str]]:
+  """(the networks whose weights are named, what each is given, in words). ValueError where a file does not do."""
+  if not options.lpips:
+    return Networks(), {}
+  weights = jax.device_put(read_lpips(options.lpips))
+  told = {"lpips": "v0.1 with VGG16, of the 8-bit pictures in [-1, 1] at their own size, float32; weights "
+                   f"{epath.Path(options.lpips).name}, sha256 {sha256(options.lpips)}"}
+  return Networks(differences(weights)), told
 
 
 def as_it_is(workdir: str, config: c.Config) -> epath.Path:

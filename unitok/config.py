@@ -341,6 +341,8 @@ class Evaluation:
   batch_size: int = 250
   show: int = 24
   """Pictures of each kind in the report."""
+  lpips: str = ""
+  """Safetensors file with LPIPS' weights, as for image_tokenizer.losses.perceptual_weights; "": LPIPS is not measured."""
   split: Literal["val", "heldout", "train"] = "val"
   """Split that `--what image_tokenizer` measures on; train is fair to a tokenizer that was trained on other pictures."""
   prompts: tuple[str, ...] = ()

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from unitok.config import Data
+from unitok.config import Data, source_name
 from unitok.evaluation.examples import Context, Figure, Item, Result, Section
+from unitok.evaluation.networks import Networks
 from unitok.evaluation.statistics import figure
 from unitok.metrics import usage
 
@@ -46,7 +47,8 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
   return np.array(found)
 
 
-def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codebook_size: int) -> dict[str, Any]:
+def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codebook_size: int,
+            networks: Networks = Networks()) -> dict[str, Any]:
   """What the codes of pictures keep, over batches of (pictures u8[n H W 3], codes i32[n h w], what comes back u8[n H W 3]).
 
   Means are over pictures, with their 95 % interval; usage and perplexity over all codes; bits_per_pixel is log2 of the
@@ -54,8 +56,9 @@ def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codeboo
   """
   found, counts, pixels = {}, np.zeros(codebook_size, np.int64), 0
   for images, codes, back in passes:
-    for name, values in (("psnr_db", psnr_db(images, back)), ("ssim", ssim(images, back))):
-      found.setdefault(name, []).append(values)
+    for name, of in (("psnr_db", psnr_db), ("ssim", ssim), ("lpips", networks.differences)):
+      if of:
+        found.setdefault(name, []).append(of(images, back))
     counts += np.bincount(codes.ravel(), minlength=codebook_size)
     pixels += images[..., 0].size
   if not pixels:
@@ -73,6 +76,7 @@ def figures_of(metrics: dict[str, Any]) -> list[Figure]:
   return [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
                  about="peak signal to noise ratio of pictures that come back from their codes"),
           Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
+          Figure("Perceptual difference", "image_tokenizer.lpips", "", about="LPIPS (VGG) of the same pictures, less is better"),
           Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {size}, on the same pictures")]
 
 
@@ -80,8 +84,9 @@ def preprocessing(data: Data) -> dict[str, str]:
   """How a picture file becomes what is measured, in words."""
   how = {"fit": "stretched to the square", "crop": "the shorter side scaled to it, the centre cut out",
          "pad": f"the longer side scaled to it, filled with RGB {data.background}"}[data.resize]
-  return {"pictures": f"{data.image_size} x {data.image_size} pixels, {how} (antialiased Lanczos), RGB of 8 bits, "
-                      f"transparency over RGB {data.background}",
+  how = "drawn at that size" if source_name(data) == "scenes" else \
+      f"{how} (antialiased Lanczos), transparency over RGB {data.background}"
+  return {"pictures": f"{data.image_size} x {data.image_size} pixels, RGB of 8 bits, {how}",
           "reconstructions": "rounded and cut to 8 bits",
           "psnr_db": "of each picture, over its three channels, peak 255; the mean over pictures, one that comes back exactly "
                      f"counts as {BEST_DB:g} dB",
@@ -89,11 +94,11 @@ def preprocessing(data: Data) -> dict[str, str]:
 
 
 def evaluate_reconstruction(context: Context) -> Result:
-  """PSNR, SSIM, usage and perplexity on the validation pictures; the counts of each code for the report."""
+  """What `measure` says of the validation pictures; the counts of each code for the report."""
   model, images = context.model, context.val.images
   codes = model.image.encode(images)
   back = model.image.decode(codes)
-  metrics = measure([(images, codes, back)], model.image.codebook_size)
+  metrics = measure([(images, codes, back)], model.image.codebook_size, context.networks)
   pairs = [Item([("original", image), ("from codes", other)], note=f"{db:.1f} dB")
            for image, other, db in zip(images, back, psnr_db(images[:context.show], back[:context.show]))]
   height, width = codes.shape[1:]

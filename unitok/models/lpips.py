@@ -42,11 +42,11 @@ def convolution(x, kernel, precision):
 def apart(one, other, linear):
   """f32[b]: the weighted squared difference of features f32[b h w c] made of length one, summed over channels, averaged
   over places (eq. 1). A place without any feature counts as 0 and passes no gradient."""
-  unit = lambda x: x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-20)
+  unit = lambda x: x / jnp.sqrt((x * x).sum(-1, keepdims=True) + 1e-20)
   return (((unit(one) - unit(other)) ** 2) * linear).sum(-1).mean((1, 2))
 
 
 def lpips(weights, one, other, precision=None):
-  """f32[b]: of each pair f32[b H W 3] in [-1, 1], sides of LEAST_SIDE pixels or more; 0 where they are equal."""
+  """f32[b]: of each pair f32[b H W 3] in [-1, 1], sides of LEAST_SIDE pixels or more; 0 where they are equal, to rounding."""
   pairs = zip(features(weights, one, precision), features(weights, other, precision))
   return sum(apart(a, b, weights[f"lin{n}"]) for n, (a, b) in enumerate(pairs))
