@@ -7,13 +7,15 @@ import pytest
 import small_run
 from PIL import Image
 from safetensors.numpy import save_file
+from test_inception import published as inception
 from test_interop import network
 from test_lpips import published
 
 import train.image_tokenizer
 from train import evaluate, stage
 from unitok import config as c
-from unitok.evaluation.networks import differences
+from unitok.evaluation.frechet import Moments, distance
+from unitok.evaluation.networks import Networks, differences
 from unitok.evaluation.reconstruction import measure, preprocessing, psnr_db
 from unitok.interop import vqgan
 from unitok.interop.measures import read_lpips
@@ -90,7 +92,33 @@ def test_lpips_where_its_weights_are_named(tokenizer, tmp_path):
     differences(None)(black[:, :8, :8], black[:, :8, :8])
 
 
+def test_rfid_is_of_all_pictures():
+  """The distance between the features of all pictures and of all that comes back, however they are cut into batches."""
+  rng = np.random.default_rng(0)
+  images, back = rng.integers(0, 256, (2, 7, 16, 16, 3), np.uint8)
+  features = lambda x: x.reshape(len(x), 4, -1).mean(-1)
+  want = distance(Moments.of(features(images)), Moments.of(features(back)))
+  for size in (1, 3, 7):
+    passes = [(images[n:n + size], np.zeros((1, 1, 1), int), back[n:n + size]) for n in range(0, 7, size)]
+    found = measure(passes, 4, Networks(features=features))
+    assert found["rfid"] == pytest.approx(want, rel=1e-10) and found["rfid_n"] == 7 and want > 1
+  same = measure([(images, np.zeros((1, 1, 1), int), images)], 4, Networks(features=features))
+  assert same["rfid"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.slow      # eigenvalues of 2,048 dimensions
+def test_every_figure_again(tokenizer, tmp_path):
+  """With both networks the same bytes twice."""
+  save_file(published(), tmp_path / "lpips"), save_file(inception(), tmp_path / "inception")
+  words = ["--evaluation.lpips", str(tmp_path / "lpips"), "--evaluation.inception", str(tmp_path / "inception")]
+  first = measured(tokenizer, *words)
+  assert measured(tokenizer, *words) == first
+  metrics = json.loads(first)
+  assert metrics["image_tokenizer"]["rfid"] > 0 and "pytorch-fid" in metrics["preprocessing"]["rfid"]
+
+
 @pytest.mark.parametrize("words, says", [
+    (["--what", "image_tokenizer", "--evaluation.inception", "none.safetensors"], "none.safetensors: no such file; make one"),
     (["--what", "image_tokenizer", "--evaluation.lpips", "none.safetensors"], "none.safetensors: no such file; make one"),
     (["--what", "decoder"], "--what decoder: must be one of run, image_tokenizer"),
     (["--what", "image_tokenizer", "--evaluation.examples", "0"], "examples 0 must be 1 or more"),

@@ -23,12 +23,12 @@ from unitok.checkpoint import read_config
 from unitok.data.sources import open_source
 from unitok.evaluation import evaluate
 from unitok.evaluation.examples import Result
-from unitok.evaluation.networks import Networks, differences
+from unitok.evaluation.networks import Networks, differences, features
 from unitok.evaluation.reconstruction import figures_of, measure, preprocessing
 from unitok.evaluation.report import print_table, settings_line, write_report
 from unitok.evaluation.statistics import plain
 from unitok.files import write_json
-from unitok.interop.measures import read_lpips, sha256
+from unitok.interop.measures import read_inception, read_lpips, sha256
 from unitok.model import Model
 from unitok.run import kind_of, load_image_tokenizer
 
@@ -91,12 +91,17 @@ def run_image_tokenizer(config: c.Config, workdir: epath.Path) -> dict:
 
 def networks_of(options: c.Evaluation) -> tuple[Networks, dict[str, str]]:
   """(the networks whose weights are named, what each is given, in words). ValueError where a file does not do."""
-  if not options.lpips:
-    return Networks(), {}
-  weights = jax.device_put(read_lpips(options.lpips))
-  told = {"lpips": "v0.1 with VGG16, of the 8-bit pictures in [-1, 1] at their own size, float32; weights "
-                   f"{epath.Path(options.lpips).name}, sha256 {sha256(options.lpips)}"}
-  return Networks(differences(weights)), told
+  networks, told = Networks(), {}
+  of = lambda path: f"weights {epath.Path(path).name}, sha256 {sha256(path)}"
+  if options.lpips:
+    networks = networks._replace(differences=differences(jax.device_put(read_lpips(options.lpips))))
+    told["lpips"] = f"v0.1 with VGG16, of the 8-bit pictures in [-1, 1] at their own size, float32; {of(options.lpips)}"
+  if options.inception:
+    networks = networks._replace(features=features(jax.device_put(read_inception(options.inception))))
+    told["rfid"] = ("Fréchet distance in float64 between the pooled 2048 features of pictures and reconstructions of 8 bits; "
+                    "pytorch-fid's Inception-v3, stretched to 299 x 299 bilinearly without antialiasing, in [-1, 1]; "
+                    f"covariances over n - 1; {of(options.inception)}")
+  return networks, told
 
 
 def as_it_is(workdir: str, config: c.Config) -> epath.Path:

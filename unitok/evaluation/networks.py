@@ -6,6 +6,8 @@ import jax
 import numpy as np
 
 from unitok.models.autoencoder import to_pm1
+from unitok.models.inception import SIDE
+from unitok.models.inception import features as inception_features
 from unitok.models.lpips import LEAST_SIDE, lpips
 from unitok.run import at_once, in_batches
 
@@ -31,3 +33,12 @@ def differences(weights) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return in_batches(lambda pairs: _lpips(weights, pairs), np.stack([images, others], 1), at_once(height * width))
   return of
 
+
+@jax.jit
+def _inception(weights, images):
+  return inception_features(weights, images, "highest")
+
+
+def features(weights) -> Callable[[np.ndarray], np.ndarray]:
+  """What the Fréchet inception distance is taken of, in float32."""
+  return lambda images: in_batches(lambda some: _inception(weights, some), images, at_once(SIDE**2))

@@ -8,6 +8,7 @@ from scipy.ndimage import correlate1d
 
 from unitok.config import Data, source_name
 from unitok.evaluation.examples import Context, Figure, Item, Result, Section
+from unitok.evaluation.frechet import Moments, distance
 from unitok.evaluation.networks import Networks
 from unitok.evaluation.statistics import figure
 from unitok.metrics import usage
@@ -51,20 +52,26 @@ def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codeboo
             networks: Networks = Networks()) -> dict[str, Any]:
   """What the codes of pictures keep, over batches of (pictures u8[n H W 3], codes i32[n h w], what comes back u8[n H W 3]).
 
-  Means are over pictures, with their 95 % interval; usage and perplexity over all codes; bits_per_pixel is log2 of the
+  Means are over pictures, with their 95 % interval; rfid is the Fréchet inception distance between pictures and
+  reconstructions, too large with few of them; usage and perplexity over all codes; bits_per_pixel is log2 of the
   codebook times the codes a pixel, what a file without any further coding takes. ValueError without a picture.
   """
-  found, counts, pixels = {}, np.zeros(codebook_size, np.int64), 0
+  found, counts, pixels, moments = {}, np.zeros(codebook_size, np.int64), 0, []
   for images, codes, back in passes:
     for name, of in (("psnr_db", psnr_db), ("ssim", ssim), ("lpips", networks.differences)):
       if of:
         found.setdefault(name, []).append(of(images, back))
+    if networks.features:
+      some = [Moments.of(networks.features(one)) for one in (images, back)]
+      moments = [a + b for a, b in zip(moments, some)] if moments else some
     counts += np.bincount(codes.ravel(), minlength=codebook_size)
     pixels += images[..., 0].size
   if not pixels:
     raise ValueError("evaluation: there is no picture to measure the image tokenizer on; name another source or split")
   used = usage(counts.astype(np.float32))
+  rfid = {"rfid": distance(*moments), "rfid_n": moments[0].count} if moments else {}
   return {**{key: value for name, values in found.items() for key, value in figure(name, np.concatenate(values)).items()},
+          **rfid,
           "bits_per_pixel": int(counts.sum()) * math.log2(codebook_size) / pixels,
           "codebook_usage": float(used["usage"]), "perplexity": float(used["perplexity"]),
           "codebook_size": codebook_size, "codebook_counts": counts.tolist()}
@@ -77,6 +84,7 @@ def figures_of(metrics: dict[str, Any]) -> list[Figure]:
                  about="peak signal to noise ratio of pictures that come back from their codes"),
           Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
           Figure("Perceptual difference", "image_tokenizer.lpips", "", about="LPIPS (VGG) of the same pictures, less is better"),
+          Figure("rFID", "image_tokenizer.rfid", "", about="Fréchet inception distance to the same pictures, less is better"),
           Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {size}, on the same pictures")]
 
 

@@ -7,12 +7,17 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from unitok.models import lpips
+from unitok.models import inception, lpips
 
 LPIPS_SOURCE = (
     "make one of the lpips package, whose names are read as well: pip install lpips safetensors; python -c \"import lpips; "
     "from safetensors.torch import save_file; save_file({k: v for k, v in lpips.LPIPS(net='vgg').state_dict().items() if "
     "not k.startswith('lins.')}, 'lpips_vgg.safetensors')\"")
+
+INCEPTION_SOURCE = (
+    "make one of pytorch-fid's weights: pip install pytorch-fid safetensors; python -c \"from pytorch_fid.inception import "
+    "fid_inception_v3; from safetensors.torch import save_file; save_file(fid_inception_v3().state_dict(), "
+    "'inception_fid.safetensors')\"")
 
 
 def read_lpips(path: str) -> dict[str, np.ndarray]:
@@ -34,6 +39,28 @@ def read_lpips(path: str) -> dict[str, np.ndarray]:
       out[name] = _tensor(tensors, f"features.{number}.bias", shape, path, LPIPS_SOURCE)
     else:
       out[name] = _tensor(tensors, f"{name}.model.1.weight", (1, *shape, 1, 1), path, LPIPS_SOURCE).reshape(shape)
+  return out
+
+
+def read_inception(path: str) -> dict[str, np.ndarray]:
+  """The weights `unitok.models.inception` takes. ValueError where a tensor is missing or of another shape.
+
+  Read are pytorch-fid's names: for each convolution NAME of `inception.shapes` (Conv2d_1a_3x3 … Mixed_7c.branch_pool)
+  NAME.conv.weight f[out in rows columns] and NAME.bn.weight, .bias, .running_mean, .running_var f[out]. The classifier `fc`
+  and counters are left alone.
+  """
+  tensors, out = _load(path, INCEPTION_SOURCE), {}
+  for name, shape in inception.shapes().items():
+    layer, _, part = name.partition("/")
+    if part == "bias":
+      continue
+    kernel = _tensor(tensors, f"{layer}.conv.weight", tuple(shape[axis] for axis in (3, 2, 0, 1)), path, INCEPTION_SOURCE)
+    scale, shift, mean, variance = (
+        _tensor(tensors, f"{layer}.bn.{one}", shape[3:], path, INCEPTION_SOURCE).astype(np.float64)
+        for one in ("weight", "bias", "running_mean", "running_var"))
+    scale = scale / np.sqrt(variance + inception.EPSILON)
+    out[name] = (kernel.transpose(2, 3, 1, 0) * scale).astype(np.float32)
+    out[f"{layer}/bias"] = (shift - mean * scale).astype(np.float32)
   return out
 
 
