@@ -18,6 +18,7 @@ from unitok.data.drawings import save
 from unitok.data.record import BadRecord, Source
 from unitok.data.sources import open_source
 from unitok.evaluation.report import read_metrics
+from unitok.interop.measures import read_lpips
 from unitok.metrics import Writers, open_writers, usage, uses
 from unitok.models.precision import choose
 from unitok.models.quantizers.codebook import update as count_uses
@@ -73,6 +74,8 @@ def learn(config: Config, workdir: epath.Path):
       raise ValueError(NOTHING_TO_FREEZE)
     if config.init.source and checkpoints.latest() is None:
       state = place(start_from(state, config.init.source, tokenizer), mesh)
+    losses = options.losses
+    given = (read_lpips(losses.perceptual_weights),) if losses.perceptual else ()
     pictures = Pictures(open_source(config.data, "train"), config.data.image_size, options.train.batch_size,
                         config.seed, config.data.on_bad)
     shown = first_pictures(config, WATCHED)
@@ -93,7 +96,7 @@ def learn(config: Config, workdir: epath.Path):
       else:
         state = fit(state=state, step_fn=functools.partial(tokenizer_step, tokenizer, tx), batches=pictures,
                     train=options.train, checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
-                    on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh)
+                    on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh, given=given)
       last_line(modality(tokenizer, state, config), config, writer, options.train.steps, len(pictures.bad))
     finally:
       pictures.close()

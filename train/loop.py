@@ -34,11 +34,12 @@ class Interrupted(SystemExit):
 
 
 def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: Checkpoints, writer: Writers, key,
-        examples_per_step: float, title: str, on_sample: Callable | None = None, mesh=None, meta: dict | None = None):
+        examples_per_step: float, title: str, on_sample: Callable | None = None, mesh=None, meta: dict | None = None,
+        given: tuple = ()):
   """Trains `state` up to step `train.steps`, from the newest checkpoint where there is one -> the last state.
 
-  step_fn(state, batch, key) -> (state, metrics): pure; the key is `key` folded with the step, metrics are scalars or
-  Means. batches: an endless iterator with get_state() and set_state(). on_sample(step, state) is called every
+  step_fn(state, batch, key, *given) -> (state, metrics): pure; the key is `key` folded with the step, metrics are scalars
+  or Means; given: trees of arrays that stay as they are and no checkpoint keeps. batches: an endless iterator with get_state() and set_state(). on_sample(step, state) is called every
   `sample_every` steps and at the end. `state` is used up (donated). meta is kept in each checkpoint.
   Interrupted after SIGINT or SIGTERM, a checkpoint written (a second signal stops at once). So it is before a BadRecord
   of the batches goes on: what was learned up to there stays.
@@ -47,7 +48,7 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   mesh = make_mesh() if mesh is None else mesh
   config.check_train(train, f"{title}.train")
   check_batch(train.batch_size, mesh, f"{title}.train.batch_size")
-  state = place(state, mesh)
+  state, given = place(state, mesh), place(given, mesh)
   restored = checkpoints.restore_latest(state, batches)
   if restored:
     state, first = restored.state, restored.step
@@ -55,7 +56,7 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
     first = 0
   writer.resume(first)
   places = jax.tree.map(lambda x: x.sharding, state)
-  advance = jax.jit(under(mesh, lambda s, batch, k: step_fn(s, batch, jax.random.fold_in(k, s.step))),
+  advance = jax.jit(under(mesh, lambda s, batch, k, *more: step_fn(s, batch, jax.random.fold_in(k, s.step), *more)),
                     donate_argnums=0, out_shardings=(places, None))
   finite = jax.jit(lambda params: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
   meter = Meter(title, writer, first, train.steps, train.log_every, examples_per_step)
@@ -92,7 +93,7 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
           save(step)
           checkpoints.wait()
         raise
-      state, metrics = advance(state, place_batch(batch, mesh), key)
+      state, metrics = advance(state, place_batch(batch, mesh), key, *given)
       step += 1
       if pending:
         settle(pending)

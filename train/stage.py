@@ -16,13 +16,17 @@ from unitok.files import write_json
 from unitok.objectives import needed
 
 USAGE = "usage: python -m {module} --config FILE --workdir DIR [--FIELD VALUE …] [--debug]; --help lists the fields"
+"""A workdir that has a config.json already needs no --config."""
 
 MADE = ("text_tokenizer", "image_tokenizer", "codes", "decoder")
 """Of a run's folder: what stages make that its config.json then belongs to."""
 
 
 def parse(argv: list[str], module: str = "train.STAGE") -> tuple[c.Config, str, bool]:
-  """(config with its overrides, workdir, debug). ValueError where the command line or the config file is at fault."""
+  """(config with its overrides, workdir, debug); without --config it is that of the workdir.
+
+  ValueError where the command line or the config file is at fault.
+  """
   own, rest, words = {}, [], list(argv)
   debug = "--debug" in words
   while words:
@@ -37,10 +41,15 @@ def parse(argv: list[str], module: str = "train.STAGE") -> tuple[c.Config, str, 
   asks = any(word in ("--help", "-h") for word in rest)
   if asks:
     print(USAGE.format(module=module) + "\n")
+  made = "--config" not in own and "--workdir" in own and (epath.Path(own["--workdir"]) / "config.json").exists()
   for name in ("--config", "--workdir"):
-    if name not in own and not asks:
+    if name not in own and not asks and not (made and name == "--config"):
       raise ValueError(f"{name} is missing; {USAGE.format(module=module)}")
-  config = c.load(own["--config"]) if "--config" in own else c.Config()
+  if made:
+    from unitok.checkpoint import read_config   # it imports jax
+    config = read_config(own["--workdir"])
+  else:
+    config = c.load(own["--config"]) if "--config" in own else c.Config()
   return c.override(config, rest), own.get("--workdir", ""), debug
 
 
@@ -116,15 +125,16 @@ def measure_anew(workdir: epath.Path) -> None:
     write_json(workdir / STEPS, steps)
 
 
-def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None = None) -> None:
-  """`run(config, workdir)` of a stage as a program: ends with 0, 2 for an error told in one line, 130 for Ctrl-C."""
+def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None = None, opened=open_workdir) -> None:
+  """`run(config, workdir)` of a stage as a program: ends with 0, 2 for an error told in one line, 130 for Ctrl-C.
+  opened(workdir, config) -> workdir."""
   argv = sys.argv[1:] if argv is None else argv
   module = getattr(sys.modules.get(run.__module__), "__spec__", None)
   module = module.name if module else run.__module__
   try:
     with stoppable():
       config, workdir, _ = parse(argv, module)
-      run(config, open_workdir(workdir, config))
+      run(config, opened(workdir, config))
   except (ValueError, OSError, ImportError) as error:
     if "--debug" in argv:
       raise

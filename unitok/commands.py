@@ -95,16 +95,19 @@ def complete(o) -> Said:
 def reconstruct(o) -> Said:
   from unitok.evaluation.reconstruction import psnr_db
   from unitok.run import load_image_tokenizer
-  start, (originals, _) = time.perf_counter(), _pictures(o, "reconstruct")
+  start, (originals, _) = time.perf_counter(), _pictures(o, "reconstruct", bool(o.tile))
   image = load_image_tokenizer(o.model)
-  back = image.decode(image.encode(originals))
+  if o.tile:
+    back = [image.decode(image.encode(one[None], o.tile), o.tile)[0] for one in originals]
+  else:
+    back = image.decode(image.encode(originals))
   files = [save(path, one) for path, one in zip(_names(o.out, o.pictures, "reconstructed"), back)]
-  decibels = [round(float(x), 2) for x in psnr_db(originals, back)]
+  decibels = [round(float(psnr_db(one[None], other[None])[0]), 2) for one, other in zip(originals, back)]
   outputs = [{"picture": p, "file": f, "psnr_db": d} for p, f, d in zip(o.pictures, files, decibels)]
   said = Said({"command": "reconstruct", "model": o.model, "seconds": _seconds(start), "outputs": outputs}, files,
               ("picture", "file", "PSNR"), [(p, f, f"{d} dB") for p, f, d in zip(o.pictures, files, decibels)])
   rows = lambda: sheet(np.stack([originals, back], 1).reshape(-1, *back.shape[1:]), 2)
-  return _with_grid(said, o.out, rows, len(files))
+  return said if o.tile else _with_grid(said, o.out, rows, len(files))
 
 
 def bring(o) -> Said:
@@ -284,15 +287,27 @@ def _with_grid(said: Said, out: str, picture, count: int) -> Said:
   return said
 
 
-def _pictures(o, command: str) -> tuple[np.ndarray, c.Config]:
-  """(u8[n s s 3] of the picture files as the run's config resizes them, that config)."""
+def _pictures(o, command: str, own_size: bool = False) -> tuple[np.ndarray | list[np.ndarray], c.Config]:
+  """(u8[n s s 3] of the picture files as the run's config resizes them, or a list of u8[h w 3] of their own size; that
+  config)."""
   from unitok.checkpoint import read_config
   if not o.pictures:
     raise ValueError(f"{command}: no pictures; give picture files (unitok {command} --model DIR cat.png)")
-  config, out = read_config(o.model), []
-  for file in o.pictures:
-    out.append(_readable(lambda: pictures.square(file, file, config.data)))
-  return np.stack(out), config
+  config = read_config(o.model)
+  data, side = config.data, config.image_tokenizer.downsampling
+  read = (lambda file: _whole_codes(pictures.load(file, file, data.background), side, file)) if own_size else \
+      (lambda file: pictures.square(file, file, data))
+  out = [_readable(lambda: read(file)) for file in o.pictures]
+  return (out if own_size else np.stack(out)), config
+
+
+def _whole_codes(image: np.ndarray, side: int, file: str) -> np.ndarray:
+  """The middle of u8[h w 3] whose sides are multiples of `side`, the pixels a code."""
+  height, width = image.shape[:2]
+  if min(height, width) < side:
+    raise ValueError(f"{file}: {width} x {height} pixels are less than the {side} x {side} of a code; give a larger picture")
+  top, left = height % side // 2, width % side // 2
+  return image[top:top + height // side * side, left:left + width // side * side]
 
 
 def _readable(read: Callable[[], np.ndarray]) -> np.ndarray:

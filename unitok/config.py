@@ -175,6 +175,11 @@ class PictureLosses:
   """Weight of the mean squared error."""
   edges: float = 0.0
   """Weight of the mean absolute error of the differences between neighbours, at several scales."""
+  perceptual: float = 0.0
+  """Weight of LPIPS (Zhang 2018), the difference of a trained network's features; needs perceptual_weights. With none,
+  `edges` is what needs no download."""
+  perceptual_weights: str = ""
+  """Safetensors file with VGG16 and LPIPS' linear heads, as the lpips package makes it (unitok/interop/measures.py)."""
   adversarial: float = 0.0
   """Weight of a judge of patches that learns to tell the pictures from real ones (hinge loss), times a balance of the
   gradients at the last layer (VQGAN); 0: no judge."""
@@ -341,6 +346,12 @@ class Evaluation:
   batch_size: int = 250
   show: int = 24
   """Pictures of each kind in the report."""
+  lpips: str = ""
+  """Safetensors file with LPIPS' weights, as for image_tokenizer.losses.perceptual_weights; "": LPIPS is not measured."""
+  inception: str = ""
+  """Safetensors file with pytorch-fid's Inception-v3 (unitok/interop/measures.py); "": rFID is not measured."""
+  split: Literal["val", "heldout", "train"] = "val"
+  """Split that `--what image_tokenizer` measures on; train is fair to a tokenizer that was trained on other pictures."""
   prompts: tuple[str, ...] = ()
   """Prompts drawn every `sample_every` steps and in the report; empty takes the first eight of the evaluation split."""
 

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 
 from unitok.metrics import Mean
+from unitok.models.lpips import lpips
 
 
 def cross_entropy(logits, targets):
@@ -48,9 +49,12 @@ PICTURES = {"l1": absolute, "l2": squared, "edges": edges}
 """By their names in config.PictureLosses."""
 
 
-def picture_losses(found, target, options) -> dict[str, jax.Array]:
-  """Each weighted part of PictureLosses that has a weight."""
-  return {name: weight * loss(found, target) for name, loss in PICTURES.items() if (weight := getattr(options, name))}
+def picture_losses(found, target, options, perceptual=None) -> dict[str, jax.Array]:
+  """Each weighted part of PictureLosses that has a weight; perceptual: the weights of LPIPS' network, where it has one."""
+  parts = {name: weight * loss(found, target) for name, loss in PICTURES.items() if (weight := getattr(options, name))}
+  if options.perceptual:
+    parts["perceptual"] = options.perceptual * lpips(perceptual, found, target).mean()
+  return parts
 
 
 # ---- a judge of patches, f32[b h w] high for real ones

@@ -232,9 +232,11 @@ class Model:
     drawn = self._draw(documents, _plain(sampling), seed, batch_size)
     return [text + self._text(ids) for text, ids in zip(texts, drawn)]
 
-  def reconstruct(self, images: np.ndarray) -> np.ndarray:
-    """u8[n H W 3] -> what its codes decode to."""
-    return self.image.decode(self.image.encode(self._pictures(images)))
+  def reconstruct(self, images: np.ndarray, tile: int = 0) -> np.ndarray:
+    """u8[n H W 3] -> what its codes decode to. tile: by overlapping squares of so many pixels, and of any size that the
+    codes divide (see `ImageModality.encode`)."""
+    images = images if tile else self._pictures(images)
+    return self.image.decode(self.image.encode(images, tile), tile)
 
   def log_likelihood(self, captions: list[str], images: np.ndarray, batch_size: int = BATCH) -> np.ndarray:
     """f32[n]: log p(caption | picture) of each pair, nats, the caption's end included."""

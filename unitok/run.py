@@ -23,6 +23,8 @@ STEPS = "steps.json"
 """Of a run's folder: stage -> the steps that the config's `minutes` had room for."""
 LARGEST_BATCH = 256
 """Pictures encoded or decoded at once; fewer are padded to a power of two, so there is one compilation for each."""
+LARGEST_PIXELS = 1 << 20
+"""And their pixels: a network may have some hundred numbers for each."""
 
 
 def read_steps(workdir) -> dict[str, int]:
@@ -130,15 +132,21 @@ def image_modality(tokenizer: Tokenizer, params, state, image_size: int) -> Imag
   """Weights as an ImageModality."""
   encode, decode = (functools.partial(f, params, state) for f in _compiled(tokenizer))
   side = image_size // tokenizer.options.downsampling
-  return ImageModality(lambda x: in_batches(encode, x), lambda x: in_batches(decode, x), (side, side),
-                       tokenizer.options.downsampling, tokenizer.codebook_size,
-                       fingerprint_of(tokenizer.options, params, state), tokenizer.books)
+  down = tokenizer.options.downsampling
+  return ImageModality(lambda x: in_batches(encode, x, at_once(x.shape[1] * x.shape[2])),
+                       lambda x: in_batches(decode, x, at_once(x.shape[1] * x.shape[2] * down**2)), (side, side), down,
+                       tokenizer.codebook_size, fingerprint_of(tokenizer.options, params, state), tokenizer.books)
 
 
 @functools.lru_cache(maxsize=4)
 def _compiled(tokenizer: Tokenizer):
   """Weights are arguments, so that one compilation serves all states of a training."""
   return jax.jit(tokenizer.encode), jax.jit(tokenizer.decode)
+
+
+def at_once(pixels: int) -> int:
+  """How many pictures of so many pixels; a power of two."""
+  return min(LARGEST_BATCH, 1 << max(LARGEST_PIXELS // max(pixels, 1), 1).bit_length() - 1)
 
 
 def in_batches(function, x, largest: int = LARGEST_BATCH) -> np.ndarray:

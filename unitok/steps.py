@@ -91,8 +91,8 @@ def tokenizer_state(tokenizer: Tokenizer, tx, key) -> TrainState:
   return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), extra)
 
 
-def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
-  """One update on u8[b h w 3] -> (state, metrics)."""
+def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key, perceptual=None):
+  """One update on u8[b h w 3] -> (state, metrics). perceptual: LPIPS' weights, where that loss has a weight."""
   train, losses, target, extra = tokenizer.options.train, tokenizer.options.losses, to_pm1(pixels), dict(state.extra)
 
   def forward(params):
@@ -100,7 +100,7 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key):
     return (tokenizer.finish(params, last), sum(quantized.losses.values(), jnp.float32(0))), (last, quantized, z)
 
   def difference(painted):
-    parts = picture_losses(painted, target, losses)
+    parts = picture_losses(painted, target, losses, perceptual)
     return sum(parts.values(), jnp.float32(0)), parts
 
   (painted, of_codes), back, (last, quantized, z) = jax.vjp(forward, state.params, has_aux=True)

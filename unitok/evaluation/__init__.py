@@ -9,6 +9,7 @@ from unitok.config import source_name
 from unitok.evaluation.captioned import asked, evaluate_captioned
 from unitok.evaluation.examples import Context, Result, load_examples, nothing_said
 from unitok.evaluation.likelihood import evaluate_nats, evaluate_objectives
+from unitok.evaluation.networks import Networks
 from unitok.evaluation.reconstruction import evaluate_reconstruction
 from unitok.evaluation.scene_tasks import evaluate_scenes
 from unitok.evaluation.scenes import read_caption
@@ -23,7 +24,7 @@ READERS: dict[str, Callable[[str], Any]] = {"scenes": read_caption}
 """By the source's name, where its captions can be read."""
 
 
-def evaluate(model: Any, say: Callable[[str], None] = nothing_said) -> Result:
+def evaluate(model: Any, say: Callable[[str], None] = nothing_said, networks: Networks = Networks()) -> Result:
   """Everything that can be measured of a unitok.model.Model on the validation and held-out records of its source.
 
   say(line): what is done now. Without any validation picture the result is empty and a line says so.
@@ -39,7 +40,7 @@ def evaluate(model: Any, say: Callable[[str], None] = nothing_said) -> Result:
       long += len(texts) - len(captions[n])
   if long:
     say(f"evaluate: {long} captions are passed over, too long for a row of {config.decoder.row_length} tokens")
-  context = Context(model, val, heldout, say, READERS.get(source_name(config.data)))
+  context = Context(model, val, heldout, say, READERS.get(source_name(config.data)), networks)
   if not len(val):
     say("evaluate: the source has no validation pictures, so nothing is measured; give it a split (data.val_share)")
     return Result({})

@@ -8,6 +8,7 @@ import numpy as np
 from unitok.config import Config, Sampling
 from unitok.data.record import BadRecord, Object
 from unitok.data.sources import open_source
+from unitok.evaluation.networks import Networks
 
 
 class Examples(NamedTuple):
@@ -100,6 +101,7 @@ class Context:
   heldout: Examples
   say: Callable[[str], None] = nothing_said     # one line on what is done now
   read: Callable[[str], Any] | None = None      # what a caption says, the same in whatever words; None: nobody can tell
+  networks: Networks = Networks()
 
   @property
   def config(self) -> Config:

@@ -1,10 +1,15 @@
 """How much of a picture its codes keep, and how many of the codes are used."""
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import correlate1d
 
+from unitok.config import Data, source_name
 from unitok.evaluation.examples import Context, Figure, Item, Result, Section
+from unitok.evaluation.frechet import Moments, distance
+from unitok.evaluation.networks import Networks
 from unitok.evaluation.statistics import figure
 from unitok.metrics import usage, uses
 
@@ -43,29 +48,72 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
   return np.array(found)
 
 
+def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codebook_size: int,
+            networks: Networks = Networks(), books: int = 1) -> dict[str, Any]:
+  """What the codes of pictures keep, over batches of (pictures u8[n H W 3], codes i32[n h w], or i32[n h w G] of `books`,
+  what comes back u8[n H W 3]).
+
+  Means are over pictures, with their 95 % interval; rfid is the Fréchet inception distance between pictures and
+  reconstructions, too large with few of them; usage and perplexity over all codes, codebook_counts of each, book after
+  book; bits_per_pixel is log2 of the codebook times the codes a pixel, what a file without any further coding takes.
+  ValueError without a picture.
+  """
+  found, counts, pixels, moments = {}, 0, 0, []
+  for images, codes, back in passes:
+    for name, of in (("psnr_db", psnr_db), ("ssim", ssim), ("lpips", networks.differences)):
+      if of:
+        found.setdefault(name, []).append(of(images, back))
+    if networks.features:
+      some = [Moments.of(networks.features(one)) for one in (images, back)]
+      moments = [a + b for a, b in zip(moments, some)] if moments else some
+    counts = counts + uses(codes, codebook_size, books)
+    pixels += images[..., 0].size
+  if not pixels:
+    raise ValueError("evaluation: there is no picture to measure the image tokenizer on; name another source or split")
+  used = usage(counts.astype(np.float32))
+  rfid = {"rfid": distance(*moments), "rfid_n": moments[0].count} if moments else {}
+  return {**{key: value for name, values in found.items() for key, value in figure(name, np.concatenate(values)).items()},
+          **rfid,
+          "bits_per_pixel": int(counts.sum()) * math.log2(codebook_size) / pixels,
+          "codebook_usage": float(used["usage"]), "perplexity": float(used["perplexity"]),
+          "codebook_size": codebook_size, "codebook_counts": counts.ravel().tolist()}
+
+
+def figures_of(metrics: dict[str, Any]) -> list[Figure]:
+  """The headlines of what `measure` gave under "image_tokenizer"."""
+  size = len(metrics["codebook_counts"])
+  return [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
+                 about="peak signal to noise ratio of pictures that come back from their codes"),
+          Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
+          Figure("Perceptual difference", "image_tokenizer.lpips", "", about="LPIPS (VGG) of the same pictures, less is better"),
+          Figure("rFID", "image_tokenizer.rfid", "", about="Fréchet inception distance to the same pictures, less is better"),
+          Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {size}, on the same pictures")]
+
+
+def preprocessing(data: Data) -> dict[str, str]:
+  """How a picture file becomes what is measured, in words."""
+  how = {"fit": "stretched to the square", "crop": "the shorter side scaled to it, the centre cut out",
+         "pad": f"the longer side scaled to it, filled with RGB {data.background}"}[data.resize]
+  how = "drawn at that size" if source_name(data) == "scenes" else \
+      f"{how} (antialiased Lanczos), transparency over RGB {data.background}"
+  return {"pictures": f"{data.image_size} x {data.image_size} pixels, RGB of 8 bits, {how}",
+          "reconstructions": "rounded and cut to 8 bits",
+          "psnr_db": "of each picture, over its three channels, peak 255; the mean over pictures, one that comes back exactly "
+                     f"counts as {BEST_DB:g} dB",
+          "ssim": "of each channel, Gaussian window of 11 pixels and 1.5, K1 0.01, K2 0.03; mean over windows and channels"}
+
+
 def evaluate_reconstruction(context: Context) -> Result:
-  """PSNR, SSIM, usage and perplexity on the validation pictures; the counts of each code for the report, book after
-  book."""
+  """What `measure` says of the validation pictures; the counts of each code for the report."""
   model, images = context.model, context.val.images
   codes = model.image.encode(images)
   back = model.image.decode(codes)
-  quality = psnr_db(images, back)
-  counts = uses(codes, model.image.codebook_size, model.image.books)
-  used = usage(counts.astype(np.float32))
-  pixels = images.shape[1] * images.shape[2]
-  metrics = {"image_tokenizer": {**figure("psnr_db", quality), **figure("ssim", ssim(images, back)),
-                                 "bits_per_pixel": codes[0].size * math.log2(counts.shape[-1]) / pixels,
-                                 "codebook_usage": float(used["usage"]), "perplexity": float(used["perplexity"]),
-                                 "codebook_size": counts.shape[-1],
-                                 "codebook_counts": counts.ravel().tolist()}}
-  figures = [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
-                    about="peak signal to noise ratio of pictures that come back from their codes"),
-             Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
-             Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {counts.size}, on the same pictures")]
+  metrics = measure([(images, codes, back)], model.image.codebook_size, context.networks, model.image.books)
   pairs = [Item([("original", image), ("from codes", other)], note=f"{db:.1f} dB")
-           for image, other, db in zip(images, back, quality[:context.show])]
+           for image, other, db in zip(images, back, psnr_db(images[:context.show], back[:context.show]))]
   (height, width), books = codes.shape[1:3], model.image.books
   each = f"{books} codes at each of {height} × {width} places" if books > 1 else f"{height} × {width} codes"
-  text = (f"Every picture becomes {each} out of {counts.shape[-1]}; this is what comes back from them. "
-          "The first pictures of the validation split, not chosen.")
-  return Result(metrics, figures, [Section("Through the codes and back", text, pairs, order=60)])
+  text = (f"Every picture becomes {each} out of {model.image.codebook_size}; this is what comes back "
+          "from them. The first pictures of the validation split, not chosen.")
+  return Result({"image_tokenizer": metrics}, figures_of(metrics),
+                [Section("Through the codes and back", text, pairs, order=60)])

@@ -202,9 +202,9 @@ def prompts_of(path: epath.Path) -> list[str]:
 
 # ---- the terminal
 
-def print_table(result: Result, console: Console) -> None:
+def print_table(result: Result, console: Console, title: str = "measured on records never trained on") -> None:
   """The headline figures on a rich console."""
-  table = Table(title="measured on records never trained on", title_justify="left", show_edge=False, pad_edge=False)
+  table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
   for name in ("figure", "value", "95 % interval", "n", "by chance"):
     table.add_column(name, justify="left" if name == "figure" else "right", no_wrap=True)
   for f in result.figures:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok.config import check_size
-from unitok.models import convnext, vit, vqgan
+from unitok.models import convnext, lpips, vit, vqgan
 from unitok.models.adversary import least_side
 from unitok.models.precision import Precision
 from unitok.models.quantizers import QUANTIZERS
@@ -54,6 +54,12 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
   if options.losses.adversarial and image_size < least:
     raise ValueError(f"image_tokenizer.losses.judge_layers: {options.losses.judge_layers} need pictures of {least} pixels "
                      "a side or more; take fewer layers, or larger pictures")
+  if options.losses.perceptual and not options.losses.perceptual_weights:
+    raise ValueError(f"image_tokenizer.losses.perceptual: {options.losses.perceptual:g} needs LPIPS' weights; name a safetensors "
+                     "file with losses.perceptual_weights, or take losses.edges, which needs none")
+  if options.losses.perceptual and image_size < lpips.LEAST_SIDE:
+    raise ValueError(f"image_tokenizer.losses.perceptual: needs pictures of {lpips.LEAST_SIDE} pixels a side or more, "
+                     f"data.image_size is {image_size}; take losses.edges")
   for size in sizes:
     check_size(size, options.downsampling, "data.sizes", f"the tokenizer's {options.downsampling} pixels a code")
   if image_size % options.downsampling:
