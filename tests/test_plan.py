@@ -87,3 +87,14 @@ def test_command(tmp_path, capsys):
   assert lines["decoder.parameters"] == f"{said['decoder']['parameters']:,}"
   assert cli.main(["plan", "--config", str(tmp_path / "none.py")]) == 2
   assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_several_codes_a_place():
+  """Books add their codes and their rows of the vocabulary; the row is no longer."""
+  quantizer = c.Quantizer(kind="residual", codebook_size=16, code_dim=4, books=3)
+  one = c.Config(data=c.Scenes(image_size=16), image_tokenizer=c.ImageTokenizer(quantizer=c.Quantizer(codebook_size=16)))
+  three = dataclasses.replace(one, image_tokenizer=c.ImageTokenizer(quantizer=quantizer))
+  assert tokenizer_plan(three)["codes_a_picture"] == 3 * tokenizer_plan(one)["codes_a_picture"]
+  one, three = decoder_plan(one), decoder_plan(three)
+  assert three["vocabulary"] == one["vocabulary"] + 2 * 16
+  assert three["flops_row"] > one["flops_row"] and three["row_length"] == one["row_length"]

@@ -83,7 +83,8 @@ def tokenizer_plan(config: c.Config) -> dict[str, Any]:
   tx = optimizer(train)
   state = jax.eval_shape(functools.partial(tokenizer_state, tokenizer, tx), KEY)
   pictures = lambda count: jax.ShapeDtypeStruct((count, side, side, 3), np.uint8)
-  codes = jax.ShapeDtypeStruct((1, *[side // options.downsampling] * 2), np.int32)
+  each = () if tokenizer.books == 1 else (tokenizer.books,)
+  codes = jax.ShapeDtypeStruct((1, *[side // options.downsampling] * 2, *each), np.int32)
   weights, batch = (state.params, state.extra["quantizer"]), pictures(train.batch_size)
   step = flops(functools.partial(tokenizer_step, tokenizer, tx), state, batch, KEY)
 
@@ -105,18 +106,21 @@ def decoder_plan(config: c.Config) -> dict[str, Any]:
   decoder.check(options)
   train, image = options.train, config.image_tokenizer
   learned = isinstance(image, c.ImageTokenizer)
-  sizes = {"text": config.text.vocab_size,
-           "image": QUANTIZERS[image.quantizer.kind].size(image.quantizer) if learned else image.colours}
+  quantizer = QUANTIZERS[image.quantizer.kind] if learned else None
+  books = quantizer.books(image.quantizer) if learned else 1
+  sizes = {"text": config.text.vocab_size, "image": quantizer.size(image.quantizer) if learned else image.colours}
+  sizes |= {f"image.{n}": sizes["image"] for n in range(1, books)}
   sizes |= {"location": LocationModality.size} if "objects" in needed(options.tasks) else {}
   sizes |= {"size": SIDES} if options.objectives.size_tokens else {}
   precision, tasks = choose(config.compute_dtype), tuple(options.tasks)
-  model = Language(options, make_vocabulary(sizes, {}).size, tasks, precision)
+  vocabulary = make_vocabulary(sizes, {})
+  model = Language(options, vocabulary.size, tasks, precision, vocabulary.further)
   tx = optimizer(train, products=precision.products)
   state = jax.eval_shape(functools.partial(decoder_state, model, tx), KEY)
-  rows = {name: jax.ShapeDtypeStruct((train.batch_size, options.row_length), np.int32) for name in Batch._fields}
-  rows |= {"loss_weights": jax.ShapeDtypeStruct((train.batch_size, options.row_length), np.float32),
-           "positions": jax.ShapeDtypeStruct((train.batch_size, options.row_length, 3), np.int32)}
-  batch = Batch(**rows)
+  rows = lambda *more, dtype=np.int32: jax.ShapeDtypeStruct((train.batch_size, options.row_length, *more), dtype)
+  further = rows(books - 1) if books > 1 else None
+  batch = Batch(**{name: rows() for name in Batch._fields})._replace(
+      loss_weights=rows(dtype=np.float32), positions=rows(3), extra_codes=further, extra_targets=further)
   step = flops(functools.partial(decoder_step, model, tx), state, batch, KEY)
   loss = lambda params: model.loss(params, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch))[0]
   return {"parameters": parameters(state.params), "vocabulary": model.vocabulary_size, "row_length": options.row_length,
