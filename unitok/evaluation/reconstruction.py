@@ -79,12 +79,13 @@ def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codeboo
 def figures_of(metrics: dict[str, Any]) -> list[Figure]:
   """The headlines of what `measure` gave under "image_tokenizer"."""
   size = metrics["codebook_size"]
-  return [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
-                 about="peak signal to noise ratio of pictures that come back from their codes"),
-          Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
-          Figure("LPIPS", "image_tokenizer.lpips", "", about="perceptual difference (VGG), less is better"),
-          Figure("rFID", "image_tokenizer.rfid", "", about="Fréchet inception distance, less is better"),
-          Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {size}, on the same pictures")]
+  of = [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
+               about="peak signal to noise ratio of pictures that come back from their codes"),
+        Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
+        Figure("LPIPS", "image_tokenizer.lpips", "", about="perceptual difference (VGG), less is better"),
+        Figure("rFID", "image_tokenizer.rfid", "", about="Fréchet inception distance, less is better"),
+        Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {size}, on the same pictures")]
+  return [one for one in of if one.key.removeprefix("image_tokenizer.") in metrics]
 
 
 def preprocessing(data: Data) -> dict[str, str]:
