@@ -30,7 +30,8 @@ def test_moments():
 def test_commuting_covariances():
   """Of Gaussians that share their axes it is |m1 - m2|^2 + sum of (sigma1 - sigma2)^2, with axes of no extent too."""
   q, means = turn(), RNG.normal(size=(2, D))
-  for s1, s2 in ([np.arange(1.0, 7), np.arange(6.0, 0, -1)], [np.array([3, 2, 1, 0, 0, 0.0]), np.array([0, 2, 5, 1, 0, 0.0])]):
+  for pair in (((1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1)), ((3, 2, 1, 0, 0, 0), (0, 2, 5, 1, 0, 0))):
+    s1, s2 = np.array(pair, float)
     want = ((means[0] - means[1]) ** 2).sum() + ((s1 - s2) ** 2).sum()
     got = distance(gaussian(means[0], (q * s1**2) @ q.T), gaussian(means[1], (q * s2**2) @ q.T))
     assert got == pytest.approx(want, rel=1e-12)

@@ -1,4 +1,4 @@
-"""Inception-v3 of the Fréchet distance: against the same network in torch with random weights; its pooling by hand; reading."""
+"""Inception-v3 of the Fréchet distance: against one in torch, weights random; its pooling by hand; its reading."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +17,10 @@ def published() -> dict[str, np.ndarray]:
     layer, _, part = name.partition("/")
     if part == "kernel":
       rows, columns, into, width = shape
-      out[f"{layer}.conv.weight"] = rng.standard_normal((width, into, rows, columns), np.float32) * (2 / rows / columns / into) ** 0.5
-      for one, low, high in (("weight", 0.7, 1.3), ("bias", -0.2, 0.2), ("running_mean", -0.2, 0.2), ("running_var", 0.5, 1.5)):
-        out[f"{layer}.bn.{one}"] = rng.uniform(low, high, width)
+      kernel = rng.standard_normal((width, into, rows, columns), np.float32)
+      out[f"{layer}.conv.weight"] = kernel * (2 / rows / columns / into) ** 0.5
+      for one, around in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+        out[f"{layer}.bn.{one}"] = around + rng.uniform(-0.3, 0.3, width)
   return {name: value.astype(np.float32) for name, value in out.items()}
 
 
@@ -44,12 +45,13 @@ def test_pooling():
 
 
 def test_what_is_pooled():
-  """In every block but the last the pool's branch is given the mean of what the block is given, in the last the maximum."""
+  """The pool's branch of a block is given the mean of what the block is given, in the last the maximum."""
   asked = {}
 
   def layer(name, x, width, kernel, stride, padding):      # a mean of the window stands for the convolution
     asked[name] = x
-    window = jax.lax.reduce_window(x.mean(-1, keepdims=True), 0.0, jax.lax.add, (1, *kernel, 1), (1, stride, stride, 1), padding)
+    window = jax.lax.reduce_window(x.mean(-1, keepdims=True), 0.0, jax.lax.add, (1, *kernel, 1),
+                                   (1, stride, stride, 1), padding)
     return window / np.prod(kernel) * jnp.linspace(-1, 2, width)
 
   inception.network(jnp.asarray(np.random.default_rng(2).normal(size=(1, 299, 299, 3)), jnp.float32), layer)
@@ -66,7 +68,8 @@ def test_size():
   """The parameters of the published network without its classifier; its grid."""
   assert sum(np.prod(shape) for shape in inception.shapes().values()) == 21_751_136 + 17_216
   layer = lambda name, x, width, kernel, stride, padding: jax.lax.conv_general_dilated(
-      x, jnp.zeros((*kernel, x.shape[-1], width)), (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+      x, jnp.zeros((*kernel, x.shape[-1], width)), (stride, stride), padding,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"))
   assert jax.eval_shape(lambda x: inception.network(x, layer), jnp.zeros((2, 299, 299, 3))).shape == (2, 8, 8, 2048)
 
 
@@ -76,8 +79,8 @@ def in_torch(torch, tensors, images):
 
   def conv(name, x, stride=1, padding=0):
     x = functional.conv2d(x, tensors[f"{name}.conv.weight"], stride=stride, padding=padding)
-    of = lambda part: tensors[f"{name}.bn.{part}"]
-    return functional.relu(functional.batch_norm(x, of("running_mean"), of("running_var"), of("weight"), of("bias"), eps=1e-3))
+    norm = [tensors[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+    return functional.relu(functional.batch_norm(x, *norm, eps=1e-3))
 
   average = lambda x: functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
   halve = lambda x: functional.max_pool2d(x, 3, 2)
@@ -93,7 +96,8 @@ def in_torch(torch, tensors, images):
                    conv(b + "3x3dbl_3", conv(b + "3x3dbl_2", conv(b + "3x3dbl_1", x), padding=1), padding=1),
                    conv(b + "_pool", average(x))], 1)
   b = "Mixed_6a.branch"
-  x = torch.cat([conv(b + "3x3", x, 2), conv(b + "3x3dbl_3", conv(b + "3x3dbl_2", conv(b + "3x3dbl_1", x), padding=1), 2), halve(x)], 1)
+  long = conv(b + "3x3dbl_2", conv(b + "3x3dbl_1", x), padding=1)
+  x = torch.cat([conv(b + "3x3", x, 2), conv(b + "3x3dbl_3", long, 2), halve(x)], 1)
   for n in "bcde":
     b = f"Mixed_6{n}.branch"
     short = conv(b + "7x7_3", conv(b + "7x7_2", conv(b + "7x7_1", x), padding=across), padding=down)
@@ -107,7 +111,8 @@ def in_torch(torch, tensors, images):
     b = f"Mixed_7{n}.branch"
     short, long = conv(b + "3x3_1", x), conv(b + "3x3dbl_2", conv(b + "3x3dbl_1", x), padding=1)
     pooled = average(x) if n == "b" else functional.max_pool2d(x, 3, 1, 1)
-    x = torch.cat([conv(b + "1x1", x), conv(b + "3x3_2a", short, padding=(0, 1)), conv(b + "3x3_2b", short, padding=(1, 0)),
+    x = torch.cat([conv(b + "1x1", x),
+                   conv(b + "3x3_2a", short, padding=(0, 1)), conv(b + "3x3_2b", short, padding=(1, 0)),
                    conv(b + "3x3dbl_3a", long, padding=(0, 1)), conv(b + "3x3dbl_3b", long, padding=(1, 0)),
                    conv(b + "_pool", pooled)], 1)
   return x.mean((2, 3)).numpy()
@@ -136,7 +141,7 @@ def test_reading(tmp_path):
   tensors, path = published(), str(tmp_path / "w.safetensors")
   wrong = {**tensors, "Mixed_7c.branch_pool.bn.running_var": np.zeros(3, np.float32)}
   lacking = {name: value for name, value in tensors.items() if name != "Mixed_6e.branch7x7_2.conv.weight"}
-  for one, says in ((wrong, r"Mixed_7c.branch_pool.bn.running_var is \[3\], must be \[192\]; make one of pytorch-fid's"),
+  for one, says in ((wrong, r"Mixed_7c.branch_pool.bn.running_var is \[3\], must be \[192\]; make one of pytorch"),
                     (lacking, "lacks Mixed_6e.branch7x7_2.conv.weight; make one of pytorch-fid's")):
     save_file(one, path)
     with pytest.raises(ValueError, match=says):

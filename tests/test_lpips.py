@@ -106,7 +106,7 @@ def test_in_torch(weights):
 
 
 def test_as_a_loss(weights):
-  """0 of equal pictures, symmetric; finite gradients, of pictures that leave no feature, too; weighted among the others."""
+  """0 of equal pictures, symmetric; finite gradients, where no feature is left, too; weighted among the others."""
   one, other = pairs(16, 16)
   assert (np.asarray(lpips(weights, one, one)) < 1e-12).all()
   np.testing.assert_allclose(lpips(weights, one, other), lpips(weights, other, one), rtol=1e-6)
@@ -131,7 +131,7 @@ def test_reading(tmp_path, weights):
     np.testing.assert_array_equal(value, weights[name])
   lacking = {name: value for name, value in tensors.items() if name != "lin3.model.1.weight"}
   for wrong, says in ((lacking, "lacks lin3.model.1.weight; make one of the lpips package"),
-                      ({**tensors, "features.28.bias": np.zeros(3, np.float32)}, r"features.28.bias is \[3\], must be \[512\]")):
+                      (tensors | {"features.28.bias": np.zeros(3, np.float32)}, r"28.bias is \[3\], must be \[512\]")):
     save_file(wrong, path)
     with pytest.raises(ValueError, match=says):
       read_lpips(path)
@@ -143,8 +143,8 @@ def test_reading(tmp_path, weights):
 
 
 def with_losses(**losses) -> c.Config:
-  options = small_run.CONFIG.image_tokenizer
-  return dataclasses.replace(small_run.CONFIG, image_tokenizer=dataclasses.replace(options, losses=c.PictureLosses(**losses)))
+  options = dataclasses.replace(small_run.CONFIG.image_tokenizer, losses=c.PictureLosses(**losses))
+  return dataclasses.replace(small_run.CONFIG, image_tokenizer=options)
 
 
 def test_a_tokenizer_learns_by_it(tmp_path, file):
@@ -159,7 +159,7 @@ def test_a_tokenizer_learns_by_it(tmp_path, file):
 
 @pytest.mark.parametrize("losses, side, says", [
     (dict(perceptual=1.0), 16, "needs LPIPS' weights; name a safetensors file"),
-    (dict(perceptual=1.0, perceptual_weights="x"), 8, "needs pictures of 16 pixels a side or more, data.image_size is 8")])
+    (dict(perceptual=1.0, perceptual_weights="x"), 8, "pictures of 16 pixels a side or more, data.image_size is 8")])
 def test_bad_options(tmp_path, losses, side, says):
   config = dataclasses.replace(with_losses(**losses), data=c.Scenes(image_size=side))
   with pytest.raises(ValueError, match=says):

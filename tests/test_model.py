@@ -353,6 +353,8 @@ def test_bad_masks(model, images, mask, says):
 
 def test_reconstruct_and_log_likelihood(model, images):
   assert np.array_equal(model.reconstruct(images), model.image.decode(model.image.encode(images)))
+  wide = np.concatenate([images, images[:, :, :8]], 2)      # by tiles, of a size that it did not learn from
+  assert np.array_equal(model.reconstruct(wide, 16), model.image.decode(model.image.encode(wide, 16), 16))
   captions = ["a red ring", "", "two things", "blue", "ß"]
   nats = model.log_likelihood(captions, images)
   assert nats.shape == (5,) and (nats < 0).all()

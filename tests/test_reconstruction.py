@@ -1,4 +1,4 @@
-"""The image tokenizer measured by itself: of a run that has nothing else, of an imported one, the same to the last digit."""
+"""The image tokenizer measured by itself: a run's that has nothing else, an imported one; the same twice."""
 import hashlib
 import json
 
@@ -57,7 +57,8 @@ def test_an_imported_one(tmp_path):
     Image.fromarray(one).save(tmp_path / "pictures" / f"{n}.png")
   words = ["--data.path", str(tmp_path / "pictures"), "--data.image_size", "8", "--evaluation.split", "train"]
   metrics = json.loads(measured(tmp_path / "run", *words))
-  assert metrics["image_tokenizer"]["psnr_db_n"] == 3 and metrics["preprocessing"]["pictures"].startswith("8 x 8 pixels")
+  assert metrics["image_tokenizer"]["psnr_db_n"] == 3
+  assert metrics["preprocessing"]["pictures"].startswith("8 x 8 pixels")
 
 
 def test_measure_is_of_all_pictures():
@@ -65,7 +66,8 @@ def test_measure_is_of_all_pictures():
   rng = np.random.default_rng(0)
   images, back = rng.integers(0, 256, (2, 6, 16, 16, 3), np.uint8)
   codes = rng.integers(0, 3, (6, 2, 4), np.int32)
-  one, many = (measure([(images[a:b], codes[a:b], back[a:b]) for a, b in cuts], 4) for cuts in ([(0, 6)], [(0, 1), (1, 4), (4, 6)]))
+  one, many = (measure([(images[a:b], codes[a:b], back[a:b]) for a, b in cuts], 4)
+               for cuts in ([(0, 6)], [(0, 1), (1, 4), (4, 6)]))
   assert one == many and one["psnr_db"] == psnr_db(images, back).mean() and one["bits_per_pixel"] == 8 * 2 / 256
   p = np.bincount(codes.ravel()) / codes.size
   assert one["codebook_usage"] == 0.75 and one["perplexity"] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
@@ -74,7 +76,8 @@ def test_measure_is_of_all_pictures():
 
 
 def test_preprocessing_says_what_is_done():
-  said = {resize: preprocessing(c.ImageFolder(image_size=64, resize=resize))["pictures"] for resize in ("fit", "crop", "pad")}
+  said = {resize: preprocessing(c.ImageFolder(image_size=64, resize=resize))["pictures"]
+          for resize in ("fit", "crop", "pad")}
   assert len(set(said.values())) == 3 and all(text.startswith("64 x 64 pixels") for text in said.values())
 
 
@@ -82,7 +85,8 @@ def test_lpips_where_its_weights_are_named(tokenizer, tmp_path):
   """The same figure whatever the batches, of the very file that is told; weights that are none are told at once."""
   file = tmp_path / "w.safetensors"
   save_file(published(), file)
-  found = [json.loads(measured(tokenizer, "--evaluation.lpips", str(file), "--evaluation.batch_size", size)) for size in "94"]
+  found = [json.loads(measured(tokenizer, "--evaluation.lpips", str(file), "--evaluation.batch_size", size))
+           for size in "94"]
   one, other = (metrics["image_tokenizer"] for metrics in found)
   assert one["lpips"] == pytest.approx(other["lpips"], rel=1e-6) and one["lpips"] > 0 and one["lpips_n"] == 9
   assert hashlib.sha256(file.read_bytes()).hexdigest() in found[0]["preprocessing"]["lpips"]
@@ -118,8 +122,8 @@ def test_every_figure_again(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("words, says", [
-    (["--what", "image_tokenizer", "--evaluation.inception", "none.safetensors"], "none.safetensors: no such file; make one"),
-    (["--what", "image_tokenizer", "--evaluation.lpips", "none.safetensors"], "none.safetensors: no such file; make one"),
+    (["--what", "image_tokenizer", "--evaluation.inception", "none"], "none: no such file; make one of pytorch"),
+    (["--what", "image_tokenizer", "--evaluation.lpips", "none"], "none: no such file; make one of the lpips"),
     (["--what", "decoder"], "--what decoder: must be one of run, image_tokenizer"),
     (["--what", "image_tokenizer", "--evaluation.examples", "0"], "examples 0 must be 1 or more"),
     (["--what", "image_tokenizer", "--data.image_size", "18"], "data.image_size: 18 is no multiple"),

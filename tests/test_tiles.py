@@ -1,4 +1,5 @@
-"""Large pictures by overlapping tiles: the whole's codes and pixels where the network sees no further than the margin."""
+"""Large pictures by overlapping tiles: the whole's codes and pixels where a network sees no further than the margin."""
+import jax
 import numpy as np
 import pytest
 import small_run
@@ -9,6 +10,7 @@ from train.stage import open_workdir
 from unitok.cli import main
 from unitok.config import ImageTokenizer, Quantizer
 from unitok.modalities.image import ImageModality, windows
+from unitok.optim import path_name
 from unitok.run import image_modality
 from unitok.steps import Tokenizer
 
@@ -19,12 +21,15 @@ REACH = 2         # codes: a block sees a place beyond its own, once of half a c
 @pytest.fixture(scope="module")
 def image():
   """convnext, its blocks made to see their neighbours as much as their own place."""
-  import jax
-  tokenizer = Tokenizer(ImageTokenizer(widths=(8, 12), blocks=(1, 1), quantizer=Quantizer(codebook_size=64, code_dim=4)))
+  quantizer = Quantizer(codebook_size=64, code_dim=4)
+  tokenizer = Tokenizer(ImageTokenizer(widths=(8, 12), blocks=(1, 1), quantizer=quantizer))
   params, state = tokenizer.init(jax.random.key(0))
-  grown = lambda path, leaf: leaf + 1 if "taps" in jax.tree_util.keystr(path) else leaf
+
+  def grown(path, leaf):
+    name = path_name(path)
+    return leaf + 1 if "taps" in name else 5 * leaf if "down" in name else leaf
+
   params = jax.tree_util.tree_map_with_path(grown, params)
-  params = jax.tree_util.tree_map_with_path(lambda path, x: 5 * x if "down" in jax.tree_util.keystr(path) else x, params)
   return image_modality(tokenizer, params, state, 32)
 
 
@@ -74,7 +79,7 @@ def test_small_pictures_are_whole(image):
 
 
 @pytest.mark.parametrize("tile, margin, says", [
-    (30, 4, "tiles of 30 pixels with a margin of 4 must be multiples of 4"), (32, 6, "with a margin of 6 must be multiples"),
+    (30, 4, "tiles of 30 pixels and margins of 4 must be multiples of 4"), (32, 6, "margins of 6 must be multiples"),
     (32, 16, "nothing left between margins of 16; take tiles of 36 or more"), (-4, 0, "tiles of -4 pixels")])
 def test_bad_tiles(tile, margin, says):
   image = ImageModality(None, None, (8, 8), SIDE, 64, "f")
@@ -88,7 +93,8 @@ def test_reconstruct(tmp_path, capsys):
   folder = open_workdir(tmp_path / "run", small_run.CONFIG)
   train.image_tokenizer.run(small_run.CONFIG, folder)
   for name, size in (("wide", (50, 23)), ("small", (9, 12)), ("tiny", (3, 40))):
-    Image.fromarray(np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(tmp_path / f"{name}.png")
+    pixels = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"{name}.png")
   words = ["reconstruct", "--model", str(folder), "--out", str(tmp_path / "out"), "--tile", "16"]
   assert main([*words, str(tmp_path / "wide.png"), str(tmp_path / "small.png")]) == 0
   assert Image.open(tmp_path / "out" / "wide_reconstructed.png").size == (48, 20)

@@ -3,7 +3,8 @@
     python -m train.evaluate --config configs/scenes_demo.py --workdir runs/demo
     python -m train.evaluate --what image_tokenizer --workdir vq16 --data.path my_pictures --evaluation.split train
 
-The second measures the image tokenizer alone, of any run or imported, on any pictures: WORKDIR/metrics_image_tokenizer.json.
+The second measures an image tokenizer alone, any run's or an imported one, on any pictures:
+WORKDIR/metrics_image_tokenizer.json.
 """
 import dataclasses
 import itertools
@@ -62,8 +63,11 @@ def run(config: c.Config, workdir: epath.Path) -> dict:
 
 
 def run_image_tokenizer(config: c.Config, workdir: epath.Path) -> dict:
-  """The metrics of a run's image tokenizer on the pictures of `config`, as they stand in the file: equal to the last digit
-  wherever the machine, the weights and the pictures are equal. ValueError where there is no tokenizer, or no picture."""
+  """The metrics of a run's image tokenizer on the pictures of `config`, as they stand in the file.
+
+  They are equal to the last digit where the machine, the weights, the pictures and the batch size are. ValueError where
+  there is no tokenizer, or no picture.
+  """
   workdir, made, options = epath.Path(workdir), read_config(workdir), config.evaluation
   config = dataclasses.replace(config, image_tokenizer=made.image_tokenizer, compute_dtype=made.compute_dtype)
   kind_of(config).check(config.image_tokenizer, config.data.image_size)
@@ -98,9 +102,9 @@ def networks_of(options: c.Evaluation) -> tuple[Networks, dict[str, str]]:
     told["lpips"] = f"v0.1 with VGG16, of the 8-bit pictures in [-1, 1] at their own size, float32; {of(options.lpips)}"
   if options.inception:
     networks = networks._replace(features=features(jax.device_put(read_inception(options.inception))))
-    told["rfid"] = ("Fréchet distance in float64 between the pooled 2048 features of pictures and reconstructions of 8 bits; "
-                    "pytorch-fid's Inception-v3, stretched to 299 x 299 bilinearly without antialiasing, in [-1, 1]; "
-                    f"covariances over n - 1; {of(options.inception)}")
+    told["rfid"] = ("Fréchet distance in float64 between the pooled 2048 features of pictures and reconstructions of 8 "
+                    "bits; pytorch-fid's Inception-v3, stretched to 299 x 299 bilinearly without antialiasing, in "
+                    f"[-1, 1]; covariances over n - 1; {of(options.inception)}")
   return networks, told
 
 

@@ -38,9 +38,10 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
         given: tuple = ()):
   """Trains `state` up to step `train.steps`, from the newest checkpoint where there is one -> the last state.
 
-  step_fn(state, batch, key, *given) -> (state, metrics): pure; the key is `key` folded with the step, metrics are scalars
-  or Means; given: trees of arrays that stay as they are and no checkpoint keeps. batches: an endless iterator with get_state() and set_state(). on_sample(step, state) is called every
-  `sample_every` steps and at the end. `state` is used up (donated). meta is kept in each checkpoint.
+  step_fn(state, batch, key, *given) -> (state, metrics): pure; the key is `key` folded with the step, metrics are
+  scalars or Means; given: trees of arrays that stay as they are and that no checkpoint keeps. batches: an endless
+  iterator with get_state() and set_state(). on_sample(step, state) is called every `sample_every` steps and at the end.
+  `state` is used up (donated). meta is kept in each checkpoint.
   Interrupted after SIGINT or SIGTERM, a checkpoint written (a second signal stops at once). So it is before a BadRecord
   of the batches goes on: what was learned up to there stays.
   ValueError where the loss or the weights stop being finite; no such weights are ever saved.

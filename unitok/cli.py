@@ -119,8 +119,8 @@ class Reconstruct(Command):
   pictures: Files = ()
   """Picture files."""
   tile: int = 0
-  """Take pictures at their own size, cut to whole codes, through the tokenizer by overlapping tiles of so many pixels; 0: as
-  the run's squares."""
+  """Take pictures at their own size, cut to whole codes, through the tokenizer by overlapping tiles of so many pixels;
+  0: as the run's squares."""
   out: Annotated[str, arg(metavar="DIR")] = "drawn"
   """Where STEM_reconstructed.png goes, and for several squares grid.png: original, reconstruction in each row."""
 

@@ -305,7 +305,8 @@ def _whole_codes(image: np.ndarray, side: int, file: str) -> np.ndarray:
   """The middle of u8[h w 3] whose sides are multiples of `side`, the pixels a code."""
   height, width = image.shape[:2]
   if min(height, width) < side:
-    raise ValueError(f"{file}: {width} x {height} pixels are less than the {side} x {side} of a code; give a larger picture")
+    raise ValueError(f"{file}: {width} x {height} pixels are less than the {side} x {side} of a code; give a larger "
+                     "picture")
   top, left = height % side // 2, width % side // 2
   return image[top:top + height // side * side, left:left + width // side * side]
 

@@ -347,11 +347,11 @@ class Evaluation:
   show: int = 24
   """Pictures of each kind in the report."""
   lpips: str = ""
-  """Safetensors file with LPIPS' weights, as for image_tokenizer.losses.perceptual_weights; "": LPIPS is not measured."""
+  """Safetensors file with LPIPS' weights, as for losses.perceptual_weights; "": LPIPS is not measured."""
   inception: str = ""
   """Safetensors file with pytorch-fid's Inception-v3 (unitok/interop/measures.py); "": rFID is not measured."""
   split: Literal["val", "heldout", "train"] = "val"
-  """Split that `--what image_tokenizer` measures on; train is fair to a tokenizer that was trained on other pictures."""
+  """Split that `--what image_tokenizer` measures on; train is fair to a tokenizer that learned from other pictures."""
   prompts: tuple[str, ...] = ()
   """Prompts drawn every `sample_every` steps and in the report; empty takes the first eight of the evaluation split."""
 

@@ -50,7 +50,7 @@ PICTURES = {"l1": absolute, "l2": squared, "edges": edges}
 
 
 def picture_losses(found, target, options, perceptual=None) -> dict[str, jax.Array]:
-  """Each weighted part of PictureLosses that has a weight; perceptual: the weights of LPIPS' network, where it has one."""
+  """Each weighted part of PictureLosses that has a weight; perceptual: LPIPS' network, where that has one."""
   parts = {name: weight * loss(found, target) for name, loss in PICTURES.items() if (weight := getattr(options, name))}
   if options.perceptual:
     parts["perceptual"] = options.perceptual * lpips(perceptual, found, target).mean()

@@ -37,7 +37,8 @@ def distance(a: Moments, b: Moments) -> float:
   few features the matrix is small. ValueError for fewer than 2 features on a side, or features that are not finite.
   """
   if min(a.count, b.count) < 2:
-    raise ValueError(f"Fréchet distance: {a.count} and {b.count} features, must be 2 or more of each; measure on more pictures")
+    raise ValueError(f"Fréchet distance: {a.count} and {b.count} features, must be 2 or more of each; measure on more "
+                     "pictures")
   if not all(np.isfinite(x).all() for x in (a.mean, b.mean, a.scatter, b.scatter)):
     raise ValueError("Fréchet distance: features are not finite numbers; the weights of the network are damaged")
   cross = np.linalg.svd(_factor(a.covariance).T @ _factor(b.covariance), compute_uv=False).sum()

@@ -28,8 +28,8 @@ def differences(weights) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
   def of(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     height, width = images.shape[1:3]
     if min(height, width) < LEAST_SIDE:
-      raise ValueError(f"evaluation.lpips: pictures of {height} x {width} pixels are too small for LPIPS; take {LEAST_SIDE} a side "
-                       "or more (data.image_size), or leave it out")
+      raise ValueError(f"evaluation.lpips: pictures of {height} x {width} pixels are too small for LPIPS; take "
+                       f"{LEAST_SIDE} a side or more (data.image_size), or leave it out")
     return in_batches(lambda pairs: _lpips(weights, pairs), np.stack([images, others], 1), at_once(height * width))
   return of
 

@@ -10,7 +10,7 @@ from unitok.config import Data, source_name
 from unitok.evaluation.examples import Context, Figure, Item, Result, Section
 from unitok.evaluation.frechet import Moments, distance
 from unitok.evaluation.networks import Networks
-from unitok.evaluation.statistics import figure
+from unitok.evaluation.statistics import figure, merge
 from unitok.metrics import usage, uses
 
 BEST_DB = 100.0
@@ -50,8 +50,8 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codebook_size: int,
             networks: Networks = Networks(), books: int = 1) -> dict[str, Any]:
-  """What the codes of pictures keep, over batches of (pictures u8[n H W 3], codes i32[n h w], or i32[n h w G] of `books`,
-  what comes back u8[n H W 3]).
+  """What the codes of pictures keep, over batches of (pictures u8[n H W 3], their codes i32[n h w], or i32[n h w G] of
+  `books`, what comes back).
 
   Means are over pictures, with their 95 % interval; rfid is the Fréchet inception distance between pictures and
   reconstructions, too large with few of them; usage and perplexity over all codes, codebook_counts of each, book after
@@ -72,8 +72,7 @@ def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codeboo
     raise ValueError("evaluation: there is no picture to measure the image tokenizer on; name another source or split")
   used = usage(counts.astype(np.float32))
   rfid = {"rfid": distance(*moments), "rfid_n": moments[0].count} if moments else {}
-  return {**{key: value for name, values in found.items() for key, value in figure(name, np.concatenate(values)).items()},
-          **rfid,
+  return {**merge(*(figure(name, np.concatenate(values)) for name, values in found.items())), **rfid,
           "bits_per_pixel": int(counts.sum()) * math.log2(codebook_size) / pixels,
           "codebook_usage": float(used["usage"]), "perplexity": float(used["perplexity"]),
           "codebook_size": codebook_size, "codebook_counts": counts.ravel().tolist()}
@@ -82,12 +81,13 @@ def measure(passes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], codeboo
 def figures_of(metrics: dict[str, Any]) -> list[Figure]:
   """The headlines of what `measure` gave under "image_tokenizer"."""
   size = len(metrics["codebook_counts"])
-  return [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
-                 about="peak signal to noise ratio of pictures that come back from their codes"),
-          Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
-          Figure("Perceptual difference", "image_tokenizer.lpips", "", about="LPIPS (VGG) of the same pictures, less is better"),
-          Figure("rFID", "image_tokenizer.rfid", "", about="Fréchet inception distance to the same pictures, less is better"),
-          Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {size}, on the same pictures")]
+  of = [Figure("Reconstruction", "image_tokenizer.psnr_db", "dB",
+               about="peak signal to noise ratio of pictures that come back from their codes"),
+        Figure("Structural similarity", "image_tokenizer.ssim", "", about="SSIM of the same pictures"),
+        Figure("LPIPS", "image_tokenizer.lpips", "", about="perceptual difference (VGG), less is better"),
+        Figure("rFID", "image_tokenizer.rfid", "", about="Fréchet inception distance, less is better"),
+        Figure("Codes in use", "image_tokenizer.codebook_usage", about=f"of {size}, on the same pictures")]
+  return [one for one in of if one.key.removeprefix("image_tokenizer.") in metrics]
 
 
 def preprocessing(data: Data) -> dict[str, str]:
@@ -98,9 +98,10 @@ def preprocessing(data: Data) -> dict[str, str]:
       f"{how} (antialiased Lanczos), transparency over RGB {data.background}"
   return {"pictures": f"{data.image_size} x {data.image_size} pixels, RGB of 8 bits, {how}",
           "reconstructions": "rounded and cut to 8 bits",
-          "psnr_db": "of each picture, over its three channels, peak 255; the mean over pictures, one that comes back exactly "
-                     f"counts as {BEST_DB:g} dB",
-          "ssim": "of each channel, Gaussian window of 11 pixels and 1.5, K1 0.01, K2 0.03; mean over windows and channels"}
+          "psnr_db": "of each picture, over its three channels, peak 255; the mean over pictures, one that comes back "
+                     f"exactly counts as {BEST_DB:g} dB",
+          "ssim": "of each channel, Gaussian window of 11 pixels and 1.5, K1 0.01, K2 0.03; mean over windows and "
+                  "channels"}
 
 
 def evaluate_reconstruction(context: Context) -> Result:

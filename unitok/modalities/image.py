@@ -34,9 +34,9 @@ class ImageModality:
   def encode(self, pixels: np.ndarray, tile: int = 0, margin: int | None = None) -> np.ndarray:
     """u8[b H W 3] -> i32[b h w] or i32[b h w G]. ValueError where the pixels have another form or the sides do not divide.
 
-    tile: with a number of pixels, larger pictures are encoded by overlapping squares of that side, of which only what is
-    `margin` pixels (a quarter of the tile unless given) away from a cut counts. The codes are those of the whole picture
-    where the network sees no further than that; attention and group norms see everything, so they differ there.
+    tile: with a number of pixels, larger pictures are encoded by overlapping squares of that side, of which only what
+    is `margin` pixels (a quarter of the tile unless given) away from a cut counts. The codes are those of the whole
+    picture where the network sees no further than that; attention and group norms see all, so they differ there.
     """
     pixels = np.asarray(pixels)
     side = self.downsampling
@@ -63,11 +63,12 @@ class ImageModality:
     return _by_tiles(self._decode, codes, 1, self.downsampling, *self._tiles(tile, margin))
 
   def _tiles(self, tile: int, margin: int | None) -> tuple[int, int]:
-    """Both in codes; tile 0: whole pictures. ValueError where they are no multiples of the pixels a code, or leave nothing."""
+    """Both in codes; tile 0: whole pictures. ValueError where they do not divide, or leave nothing."""
     side = self.downsampling
     margin = tile // 4 // side * side if margin is None else margin
     if tile < 0 or tile % side or margin < 0 or margin % side:
-      raise ValueError(f"image: tiles of {tile} pixels with a margin of {margin} must be multiples of {side}, the pixels a code")
+      raise ValueError(f"image: tiles of {tile} pixels and margins of {margin} must be multiples of {side}, the pixels "
+                       "a code")
     if tile and tile <= 2 * margin:
       raise ValueError(f"image: tiles of {tile} pixels have nothing left between margins of {margin}; take tiles of "
                        f"{2 * margin + side} or more")
@@ -75,13 +76,14 @@ class ImageModality:
 
 
 def _by_tiles(function: Callable, x: np.ndarray, into: int, out: int, tile: int, margin: int) -> np.ndarray:
-  """function(x [b h·into w·into …]) -> [b h·out w·out …] of the whole, from what it gives for windows of `tile` places."""
+  """function(x [b h·into w·into …]) -> [b h·out w·out …] of the whole, from what it gives for windows of places."""
   h, w = x.shape[1] // into, x.shape[2] // into
   if not tile or max(h, w) <= tile:
     return np.asarray(function(x))
   places = [(row, column) for row in windows(h, tile, margin) for column in windows(w, tile, margin)]
   cut = lambda at, extent: slice(at * into, (at + extent) * into)
-  parts = np.concatenate([x[:, cut(row.start, min(tile, h)), cut(column.start, min(tile, w))] for row, column in places])
+  parts = np.concatenate([x[:, cut(row.start, min(tile, h)), cut(column.start, min(tile, w))]
+                          for row, column in places])
   found = np.asarray(function(parts))
   whole = np.empty((len(x), h * out, w * out, *found.shape[3:]), found.dtype)
   for (row, column), one in zip(places, np.split(found, len(places))):

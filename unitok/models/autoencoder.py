@@ -55,8 +55,8 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
     raise ValueError(f"image_tokenizer.losses.judge_layers: {options.losses.judge_layers} need pictures of {least} pixels "
                      "a side or more; take fewer layers, or larger pictures")
   if options.losses.perceptual and not options.losses.perceptual_weights:
-    raise ValueError(f"image_tokenizer.losses.perceptual: {options.losses.perceptual:g} needs LPIPS' weights; name a safetensors "
-                     "file with losses.perceptual_weights, or take losses.edges, which needs none")
+    raise ValueError(f"image_tokenizer.losses.perceptual: {options.losses.perceptual:g} needs LPIPS' weights; name a "
+                     "safetensors file with losses.perceptual_weights, or take losses.edges, which needs none")
   if options.losses.perceptual and image_size < lpips.LEAST_SIDE:
     raise ValueError(f"image_tokenizer.losses.perceptual: needs pictures of {lpips.LEAST_SIDE} pixels a side or more, "
                      f"data.image_size is {image_size}; take losses.edges")

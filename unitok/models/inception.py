@@ -1,8 +1,8 @@
 """Inception-v3 (Szegedy 2015, 1512.00567) as the Fréchet inception distance takes it, up to the last pooled features.
 
-The weights are those of 2015-12-05, as pytorch-fid has them. The network differs from torchvision's in the pooling inside
-its blocks: averages of 3 x 3 do not count the padding (5b, 5c, 5d, 6b to 6e, 7b), and the last block (7c) takes the maximum
-there. Batch norms (epsilon 0.001) are folded into the kernels.
+The weights are those of 2015-12-05, as pytorch-fid has them. The network differs from torchvision's in the pooling
+inside its blocks: averages of 3 x 3 do not count the padding (5b, 5c, 5d, 6b to 6e, 7b), and the last block (7c) takes
+the maximum there. Batch norms (epsilon 0.001) are folded into the kernels.
 """
 import functools
 from collections.abc import Callable
@@ -16,8 +16,8 @@ EPSILON = 1e-3
 
 
 def features(weights, pixels, precision=None):
-  """u8[b H W 3] -> f32[b 2048]. Pictures are stretched to 299 x 299 by two neighbours a side, without antialiasing (torch's
-  bilinear interpolation, align_corners off), then taken to [-1, 1]."""
+  """u8[b H W 3] -> f32[b 2048]. Pictures are stretched to 299 x 299 bilinearly without antialiasing (as torch does with
+  align_corners off), then taken to [-1, 1]."""
   x = jax.image.resize(pixels.astype(jnp.float32), (len(pixels), SIDE, SIDE, 3), "linear", antialias=False,
                        precision=jax.lax.Precision.HIGHEST)
 

@@ -3,8 +3,8 @@ import jax
 import jax.numpy as jnp
 
 STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""VGG16's convolutions by their numbers in torchvision's `features`, each followed by a ReLU; between stages the grid is
-halved by the maximum. Features are taken at the end of each stage: relu1_2, 2_2, 3_3, 4_3, 5_3."""
+"""VGG16's convolutions by their numbers in torchvision's `features`, each followed by a ReLU; between stages the grid
+is halved by the maximum. Features are taken at the end of each stage: relu1_2, 2_2, 3_3, 4_3, 5_3."""
 WIDTHS = (64, 128, 256, 512, 512)
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """ImageNet's mean and deviation of each channel, for pixels in [-1, 1]."""
@@ -47,6 +47,6 @@ def apart(one, other, linear):
 
 
 def lpips(weights, one, other, precision=None):
-  """f32[b]: of each pair f32[b H W 3] in [-1, 1], sides of LEAST_SIDE pixels or more; 0 where they are equal, to rounding."""
+  """f32[b]: of pairs f32[b H W 3] in [-1, 1], LEAST_SIDE pixels a side or more; equal ones give 0, to rounding."""
   pairs = zip(features(weights, one, precision), features(weights, other, precision))
   return sum(apart(a, b, weights[f"lin{n}"]) for n, (a, b) in enumerate(pairs))
