@@ -178,22 +178,21 @@ def train(sides: list, pixels: np.ndarray, batch_size: int, turn: float) -> list
   return [statistics.median(some or [math.nan]) for some in speeds]
 
 
-def through(side, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """(codes, pixels that come back), in whole batches of CODEC so that one compilation serves."""
-  parts = [pixels[n:n + CODEC] for n in range(0, len(pixels), CODEC)]
-  fill = lambda part: np.concatenate([part, part[:1].repeat(CODEC - len(part), 0)])
-  codes = [side.encode(fill(part)) for part in parts]
-  back = [side.decode(one) for one in codes]
-  cut = lambda some: np.concatenate([one[:len(part)] for one, part in zip(some, parts)])
-  return cut(codes), cut(back)
+def in_parts(function, some: np.ndarray) -> np.ndarray:
+  """function(some) in whole batches of CODEC, so that one compilation serves."""
+  out = []
+  for start in range(0, len(some), CODEC):
+    part = some[start:start + CODEC]
+    out.append(function(np.concatenate([part, part[:1].repeat(CODEC - len(part), 0)]))[:len(part)])
+  return np.concatenate(out)
 
 
 def quality(side, held_out: np.ndarray) -> float:
-  return float(psnr_db(held_out, through(side, held_out)[1]).mean())
+  return float(psnr_db(held_out, in_parts(side.decode, in_parts(side.encode, held_out))).mean())
 
 
 def used(side, pixels: np.ndarray) -> float:
-  return len(np.unique(through(side, pixels)[0])) / CODES
+  return len(np.unique(in_parts(side.encode, pixels))) / CODES
 
 
 def speed_of(side, pixels: np.ndarray, batch_size: int, steps: int) -> tuple[float, float]:
