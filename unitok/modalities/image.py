@@ -28,7 +28,8 @@ class ImageModality:
     return () if self.books == 1 else (self.books,)
 
   def encode(self, pixels: np.ndarray) -> np.ndarray:
-    """u8[b H W 3] -> i32[b h w] or i32[b h w G]. ValueError where the pixels have another form or the sides do not divide."""
+    """u8[b H W 3] -> i32[b h w] or i32[b h w G]. ValueError where the pixels have another form or sides that do
+    not divide."""
     pixels = np.asarray(pixels)
     side = self.downsampling
     legal = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] == 3
