@@ -1,4 +1,4 @@
-"""Several codes a place: documents keep them, the loss and the sampler take them in their order, one code costs nothing."""
+"""Several codes a place: documents keep them, loss and sampler take them in their order, one code costs nothing."""
 import dataclasses
 import functools
 import types
@@ -40,7 +40,8 @@ GREEDY = Sampling(temperature=0.0)
 def places(first):
   """i32[… 3]: a place whose first code is k has 5 k + 1 and 7 k + 2 besides, so that one tells the others."""
   first = np.asarray(first, np.int32)
-  return np.where(first[..., None] < 0, -1, np.stack([first, (5 * first + 1) % SIZE, (7 * first + 2) % SIZE], -1)).astype(np.int32)
+  every = np.stack([first, (5 * first + 1) % SIZE, (7 * first + 2) % SIZE], -1)
+  return np.where(first[..., None] < 0, np.int32(-1), every)
 
 
 def record(seed: int, books: bool, unknown: bool = False) -> Codes:
@@ -51,7 +52,8 @@ def record(seed: int, books: bool, unknown: bool = False) -> Codes:
   image = np.full(GRID, -1, np.int32) if unknown else first
   pieces = (words(), first[:2], words(), *((image[:, :2],) if unknown else (first[:, :2], words())))
   make = places if books else lambda some: some
-  return Codes((words(),), make(image), objects=tuple((words(), rng.integers(0, 1024, 4).astype(np.int32)) for _ in range(2)),
+  box = lambda: rng.integers(0, 1024, 4).astype(np.int32)
+  return Codes((words(),), make(image), objects=tuple((words(), box()) for _ in range(2)),
                questions=((words(), words()),), pieces=tuple(make(one) if one.ndim == 2 else one for one in pieces))
 
 
@@ -95,7 +97,8 @@ def test_a_document_keeps_every_code(name, options):
 
 def test_codes_that_do_not_fit_the_vocabulary():
   image = record(0, True).image
-  for codes, v, says in ((image[..., :2], V, "2 codes a place, the vocabulary has 3"), (image[..., 0], V, "1 codes a place"),
+  for codes, v, says in ((image[..., :2], V, "2 codes a place, the vocabulary has 3"),
+                         (image[..., 0], V, "1 codes a place"),
                          (image, PLAIN, "3 codes a place, the vocabulary has 1")):
     with pytest.raises(ValueError, match=says):
       build([Part("image", codes)], v)
@@ -134,8 +137,8 @@ def test_the_loss_is_the_mean_over_the_books():
 
 
 def test_a_code_is_predicted_from_the_books_before_it():
-  """By gradient: the nats of book g of a place depend on the place's codes of the books before g, and on no other of its
-  codes, its own included."""
+  """By gradient: the nats of book g of a place depend on the place's codes of the books before g, and on no other of
+  its codes, its own included."""
   model, params = language(1.0)
   document = known("image")                      # the last place's codes are nobody's input
   batch = packed([document], ROW)
@@ -150,7 +153,7 @@ def test_a_code_is_predicted_from_the_books_before_it():
   every = jnp.abs(jax.jit(jax.jacrev(nats))(params["embed"]["embedding"])).max(-1)       # [book id]
   slope = every[:, ids]                                                                 # [book, the code of a book]
   assert np.array_equal(np.asarray(slope) > 0, np.tri(BOOKS, k=-1, dtype=bool))
-  earlier = np.array([document.inputs[last], *document.extra_codes[last]])             # the place before: all of it is seen
+  earlier = np.array([document.inputs[last], *document.extra_codes[last]])             # the place before, all seen
   assert (every[:, earlier] > 0).all()
 
 
@@ -159,7 +162,8 @@ def test_packed_documents_do_not_know_each_other(sampler):
   loss = jax.jit(sampler.language.loss)
   together, _ = loss(sampler.params, packed(documents, sum(d.length for d in documents) + 5))
   single = [float(loss(sampler.params, packed([d], ROW))[0]) for d in documents]
-  assert float(together) == pytest.approx(np.average(single, weights=[d.loss_weights.sum() for d in documents]), rel=1e-5)
+  weights = [d.loss_weights.sum() for d in documents]
+  assert float(together) == pytest.approx(np.average(single, weights=weights), rel=1e-5)
 
 
 # ---- drawing
@@ -208,7 +212,8 @@ def next_book(language, params, hidden, codes):
 
 def logits_of(sampler, document, at_draws, ids):
   """[f32[draws v], then f32[draws k] of each further book]: of an uncached pass over the finished document."""
-  hidden, logits = (np.asarray(x)[0, at_draws] for x in outputs(sampler.language, sampler.params, packed([document], ROW)))
+  found = outputs(sampler.language, sampler.params, packed([document], ROW))
+  hidden, logits = (np.asarray(x)[0, at_draws] for x in found)
   further = [np.asarray(next_book(sampler.language, sampler.params, hidden, ids[:, :g])) for g in range(1, BOOKS)] \
       if ids.ndim == 2 else []
   return [logits, *further]
@@ -265,7 +270,8 @@ def test_draws_are_of_their_books_and_of_their_rows(sampler):
 
 
 def test_log_likelihood_counts_every_book(sampler):
-  documents = [known(name, seed) for seed in range(2) for name in ("text_to_image", "parallel", "pair", "image_to_text")]
+  kinds = "text_to_image", "parallel", "pair", "image_to_text"
+  documents = [known(name, seed) for seed in range(2) for name in kinds]
   for document, found in zip(documents, sampler.log_likelihood(documents, batch_size=3), strict=True):
     at, total = np.flatnonzero(document.loss_weights), 0.0
     for place in at:
@@ -338,8 +344,8 @@ def test_a_run(tmp_path, monkeypatch, capsys):
                                evaluation=c.Evaluation(examples=4, batch_size=8, show=2))
   folder = small_run.make(tmp_path / "run", config)
   metrics = evaluate.run(config, folder)
-  assert metrics["image_tokenizer"]["bits_per_pixel"] == 2 * 5 / 16 and metrics["image_tokenizer"]["codebook_size"] == 32
-  assert len(metrics["image_tokenizer"]["codebook_counts"]) == 64
+  image = metrics["image_tokenizer"]
+  assert image["bits_per_pixel"] == 2 * 5 / 16 and image["codebook_size"] == 32 and len(image["codebook_counts"]) == 64
   tokens = metrics["decoder"]["nats_per_token"]
   assert 1 < tokens["image"] < 8 and tokens["image_tokens"] == tokens["image_n"] * 4 * 4 * 2
   assert "2 codes at each of 4 × 4 places out of 32" in (folder / "report" / "index.html").read_text()

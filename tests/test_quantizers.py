@@ -255,7 +255,8 @@ def test_one_book_is_plain_vq(kind):
     found = []
     for step in range(7):
       quantized = quantizer.quantize(params, state, z[:10], options)
-      params, state, revived = quantizer.update(params, state, z[:10], quantized.codes, step, jax.random.key(step), options)
+      params, state, revived = quantizer.update(
+          params, state, z[:10], quantized.codes, step, jax.random.key(step), options)
       found.append((quantized, params, state, revived))
     told.append((found, quantizer.lookup(params, state, quantized.codes, options), quantizer.books(options)))
   assert jax.tree.structure(told[0]) == jax.tree.structure(told[1]) and int(sum(one[-1] for one in told[0][0])) > 0
@@ -311,7 +312,8 @@ def test_product_against_numpy():
   parts = np.split(np.array(z), 2, 1)
   for part, book, codes in zip(parts, np.array(params["codebook"]), np.array(quantized.codes).T):
     np.testing.assert_array_equal(codes, ((part[:, None] - book) ** 2).sum(-1).argmin(-1))
-  whole = np.concatenate([book[codes] for book, codes in zip(np.array(params["codebook"]), np.array(quantized.codes).T)], 1)
+  books = zip(np.array(params["codebook"]), np.array(quantized.codes).T)
+  whole = np.concatenate([book[codes] for book, codes in books], 1)
   np.testing.assert_allclose(quantized.values, whole, atol=1e-6)
   np.testing.assert_allclose(quantized.losses["codebook"], ((np.array(z) - whole) ** 2).sum(-1).mean(), rtol=1e-5)
 

@@ -157,7 +157,8 @@ def describe(folder: str) -> dict[str, Any]:
 
   def decoder():
     vocabulary = read_vocabulary(folder)
-    return {"parameters": count(Language(config.decoder, vocabulary.size, (), further=vocabulary.further).init), "tasks": config.decoder.tasks,
+    model = Language(config.decoder, vocabulary.size, (), further=vocabulary.further)
+    return {"parameters": count(model.init), "tasks": config.decoder.tasks,
             "vocabulary": {block.name: block.size for block in vocabulary.blocks}}
 
   places = (config.data.image_size // config.image_tokenizer.downsampling)**2

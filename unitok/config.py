@@ -159,7 +159,7 @@ class Quantizer:
   decay: float = 0.99
   """Decay of the running code counts (and of ema's codebook)."""
   revive_below: float = 0.05
-  """l2, vq, ema, residual, product: a code used less than this share of a uniform code's use is dead and put elsewhere."""
+  """l2, vq, ema, residual, product: a code used less than this share of a uniform code's use is dead and moves."""
   revive: Literal["far", "split"] = "far"
   """far: onto encodings far from any code; split: beside the most used codes."""
   revive_every: int = 20

@@ -60,7 +60,8 @@ def rows(d: Sequence, name: Callable[[int], str]) -> list[tuple[str, ...]]:
   for i in range(d.length):
     predicts = _all(name, d.targets[i], d.extra_targets, i) if d.loss_weights[i] > 0 else ""
     until = "" if d.visible_until[i] >= FOREVER else str(d.visible_until[i])
-    out.append((_all(name, d.inputs[i], d.extra_codes, i), str(d.inputs[i]), predicts, f"{d.loss_weights[i]:g}" if predicts else "",
+    token, weight = _all(name, d.inputs[i], d.extra_codes, i), f"{d.loss_weights[i]:g}" if predicts else ""
+    out.append((token, str(d.inputs[i]), predicts, weight,
                 *(f"{x:g}" for x in d.positions[i]), str(d.order[i]), until, "".join(".x"[int(see)] for see in seen[i])))
   return out
 

@@ -80,7 +80,8 @@ class Model:
     document = functools.partial(self._document, "parallel" if sampling.passes else "text_to_image", image=empty,
                                  groups=groups)
     documents = [document(text=text, where=f"prompt {n}") for n, text in self._encoded(prompts)]
-    return self._pictures_of(self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None)), order, empty)
+    drawn = self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None))
+    return self._pictures_of(drawn, order, empty)
 
   def imagine(self, count: int, sampling: Sampling | None = None, seed: int = 0, batch_size: int = BATCH,
               size: tuple[int, int] | None = None) -> np.ndarray:

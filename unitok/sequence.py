@@ -151,8 +151,8 @@ def _check(part: Part, codes: np.ndarray, vocabulary: Vocabulary):
   said = f"part {part.block!r}"
   books = codes.shape[2] if codes.ndim == 3 else 1
   if part.block == "image" and codes.size and books != vocabulary.books or codes.ndim == 3 and part.block != "image":
-    raise ValueError(f"{said}: {books} codes a place, the vocabulary has {vocabulary.books} for a picture's; the codes are "
-                     "from another tokenizer than the vocabulary's")
+    raise ValueError(f"{said}: {books} codes a place, the vocabulary has {vocabulary.books} for a picture's; the codes "
+                     "are from another tokenizer than the vocabulary's")
   if books > 1 and ((codes < 0).any(-1) != (codes < 0).all(-1)).any():
     raise ValueError(f"{said}: a place has known and unknown (-1) codes; all of a place are drawn together")
   if part.hole is not None and part.groups is not None:
@@ -210,7 +210,8 @@ class _Tokens:
     self.tokens, self.positions = [], []   # i32[8+G-1 n], the rows of which `sequence` names, and f32[n 3]
 
   def add(self, ids, where, *, orders, by=-1, until=FOREVER, weight=0.0, block=None, ends=-1):
-    """n tokens, ids [n] or [n G]; `by` are the places of what predicts them, `block` and `ends` (ids) what is legal there."""
+    """n tokens, ids [n] or [n G]; `by` are the places of what predicts them, `block` and `ends` (ids) what is legal
+    there."""
     ids = np.atleast_1d(ids)
     n = len(ids)
     if not n:
@@ -235,7 +236,7 @@ class _Tokens:
     ids, order, until, by, weight, block, end, advances = every[:8]
     positions = np.concatenate(self.positions)
     at = np.flatnonzero(by >= 0)
-    predicted = np.full((self.rows - 3, self.length), -1, np.int32)   # target, weight, block, end, fills, further targets
+    predicted = np.full((self.rows - 3, self.length), -1, np.int32)   # target, weight, block, end, fills, further ones
     predicted[0], predicted[1] = PADDING["targets"], 0
     predicted[:4, by[at]], predicted[5:, by[at]] = every[[0, 4, 5, 6]][:, at], every[8:, at]
     unknown = at[ids[at] < 0]

@@ -66,7 +66,8 @@ class Tokenizer:
 
   def decode(self, params, state, codes):
     """codes as `encode` makes them -> u8[b H W 3]."""
-    values = self.quantizer.lookup(params["quantizer"], state, codes.reshape(-1, *codes.shape[3:]), self.options.quantizer)
+    flat = codes.reshape(-1, *codes.shape[3:])
+    values = self.quantizer.lookup(params["quantizer"], state, flat, self.options.quantizer)
     painter = self._model(params).painter
     return to_u8(painter.finish(painter.paint(values.reshape(*codes.shape[:3], -1))))
 
@@ -150,12 +151,13 @@ class Language:
   def loss(self, params, batch):
     """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task).
 
-    The nats of a place with several codes are the mean over them, so that a picture weighs beside a text what its places
-    do, however many books they have.
+    The nats of a place with several codes are the mean over them, so that a picture weighs beside a text what its
+    places do, however many books they have.
     """
     nats, squares = self.nats(params, batch)
     weights = batch.loss_weights.reshape(-1)
-    return weighted(nats, squares, weights, self.options.z_loss), by_task(nats, weights, batch.tasks.reshape(-1), len(self.tasks))
+    tasks = by_task(nats, weights, batch.tasks.reshape(-1), len(self.tasks))
+    return weighted(nats, squares, weights, self.options.z_loss), tasks
 
   def nats(self, params, batch):
     """(nats, log²Z), f32[b·l] each, of every target: means over its codes."""

@@ -110,7 +110,8 @@ class Vocabulary:
     ids = np.asarray(ids, np.int32)
     if self.books == 1:
       return self.to_codes("image", ids)
-    return np.stack([self.to_codes(f"image.{book}" if book else "image", ids[:, book]) for book in range(self.books)], -1)
+    names = ["image", *(f"image.{book}" for book in range(1, self.books))]
+    return np.stack([self.to_codes(name, some) for name, some in zip(names, ids.T, strict=True)], -1)
 
   def to_codes(self, block: str, ids) -> np.ndarray:
     """Exact inverse of `to_ids`."""

@@ -92,7 +92,8 @@ def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, d
     dataset = dataset.seed(seed)
   dataset = dataset.random_map(documents).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
   dataset = grain.experimental.FirstFitPackIterDataset(
-      dataset, length_struct={"tokens": decoder.row_length}, padding_struct={"tokens": padding(FIXED + 2 * len(vocabulary.further))},
+      dataset, length_struct={"tokens": decoder.row_length},
+      padding_struct={"tokens": padding(FIXED + 2 * len(vocabulary.further))},
       num_packing_bins=rows * batch_size, seed=seed, shuffle_bins=True)
   dataset = dataset.batch(batch_size, batch_fn=functools.partial(to_batch, batch_size))
   return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=max(rows, 2)))

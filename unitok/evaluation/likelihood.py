@@ -27,7 +27,8 @@ def document(model: Any, objective: str, text: np.ndarray | None, codes: np.ndar
 
 
 def evaluate_nats(context: Context) -> Result:
-  """Nats a token of validation documents (each code of a place is one here): codes given their caption, captions given their picture."""
+  """Nats a token of validation documents (each code of a place is one here): codes given their caption, captions given
+  their picture."""
   model, val, nats, figures = context.model, context.val, {}, []
   codes = model.image.encode(val.images)
   for block, objective in (("image", "text_to_image"), ("text", "image_to_text")):

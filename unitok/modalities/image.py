@@ -32,7 +32,9 @@ class ImageModality:
     return () if self.books == 1 else (self.books,)
 
   def encode(self, pixels: np.ndarray, tile: int = 0, margin: int | None = None) -> np.ndarray:
-    """u8[b H W 3] -> i32[b h w] or i32[b h w G]. ValueError where the pixels have another form or the sides do not divide.
+    """u8[b H W 3] -> i32[b h w] or i32[b h w G].
+
+    ValueError where the pixels have another form or the sides do not divide.
 
     tile: with a number of pixels, larger pictures are encoded by overlapping squares of that side, of which only what
     is `margin` pixels (a quarter of the tile unless given) away from a cut counts. The codes are those of the whole

@@ -38,8 +38,8 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
   jax.eval_shape(lambda key: QUANTIZERS[options.quantizer.kind].init(key, options.quantizer), jax.random.key(0))
   if options.quantizer.books != QUANTIZERS[options.quantizer.kind].books(options.quantizer):
     several = [name for name, one in QUANTIZERS.items() if one.books(options.quantizer) == options.quantizer.books]
-    raise ValueError(f"image_tokenizer.quantizer.books: {options.quantizer.books}, but {options.quantizer.kind} has one "
-                     f"code a position; take 1, or quantizer.kind {' or '.join(several)}")
+    raise ValueError(f"image_tokenizer.quantizer.books: {options.quantizer.books}, but {options.quantizer.kind} has "
+                     f"one code a position; take 1, or quantizer.kind {' or '.join(several)}")
   if options.network not in NETWORKS:
     raise ValueError(f"image_tokenizer.network: {options.network!r} is unknown; one of {', '.join(NETWORKS)}")
   if options.network == "vqgan" and any(width % min(vqgan.GROUPS, width) for width in options.widths):

@@ -81,7 +81,8 @@ class Cache(NamedTuple):
 class Decoder(nnx.Module):
   """further: the ids of a picture's second, third … book (`Vocabulary.further`); without any there is no depth head."""
 
-  def __init__(self, options, vocabulary_size: int, precision: Precision, rngs: nnx.Rngs, further: tuple[range, ...] = ()):
+  def __init__(self, options, vocabulary_size: int, precision: Precision, rngs: nnx.Rngs,
+               further: tuple[range, ...] = ()):
     check(options)
     dtype = precision.activations
     self.options, self.dtype, self.further = options, dtype, further
@@ -136,8 +137,8 @@ class Decoder(nnx.Module):
     return self.head(hidden.reshape(-1, hidden.shape[-1])).astype(jnp.float32).reshape(*hidden.shape[:-1], -1)
 
   def next_book(self, hidden, codes):
-    """f32[n k]: the logits of the codes of a place's next book, from the last layer's output [n w] that its first code is
-    predicted from and its codes so far, ids i32[n g]. Book g's columns of the head are of no other use."""
+    """f32[n k]: the logits of the codes of a place's next book, from the last layer's output [n w] that its first code
+    is predicted from and its codes so far, ids i32[n g]. Book g's columns of the head are of no other use."""
     book = codes.shape[-1] - 1
     x, ids = self.depth(hidden + self.known(codes), book).astype(self.dtype), self.further[book]
     kernel = self.head.kernel[...][:, ids.start:ids.stop].astype(self.dtype)

@@ -16,7 +16,7 @@ class Codes(NamedTuple):
   groups: np.ndarray | None = None       # i32[h w]: the group each place is drawn in, -1 context; None: chance says
   objects: tuple[tuple[np.ndarray, np.ndarray], ...] = ()     # (name i32[n], box i32[4]: location codes) each
   questions: tuple[tuple[np.ndarray, np.ndarray], ...] = ()   # (question i32[n], answer i32[m]) each
-  pieces: tuple[np.ndarray, ...] = ()    # of an interleaved document: texts i32[n] and pictures like `image`, in any order
+  pieces: tuple[np.ndarray, ...] = ()    # of an interleaved document: texts i32[n] and pictures as above, in any order
   sentences: tuple[np.ndarray, ...] = ()   # where each caption's sentences end, its length last; (): each is one
 
   @property

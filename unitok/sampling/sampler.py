@@ -5,8 +5,8 @@ what the first draw is from, is computed in one pass; then one loop goes through
 values cached. A pass computes a token, or, where a document asks for groups of codes at once, the codes drawn last and
 the placeholders that ask for the next. Only ids of the block asked for at a place can be drawn, and the control
 token that closes a text where it may. Where a place of a picture has several codes, the further ones are drawn right
-behind the first, in the order of their books, each from the ids of its own. What a closed text had left is void, and what follows moves up; [eos] closes the
-document.
+behind the first, in the order of their books, each from the ids of its own. What a closed text had left is void, and
+what follows moves up; [eos] closes the document.
 """
 from typing import NamedTuple
 
@@ -149,8 +149,8 @@ class Sampler:
     return out
 
   def _draw_rows(self, params, rows: Rows, numbers, seed, *, prefix: int, width: int, sampling: Sampling):
-    """i32[b n], and i32[b n G-1] or None: what was drawn at each column, and the further codes of a place; -1 where nothing
-    was.
+    """i32[b n], and i32[b n G-1] or None: what was drawn at each column, and the further codes of a place; -1 where
+    nothing was.
 
     Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
     """

@@ -1,4 +1,4 @@
-"""Product quantization (Jegou 2011, 10.1109/TPAMI.2010.57): the numbers split into equal parts, a book of plain VQ each.
+"""Product quantization (Jegou 2011, 10.1109/TPAMI.2010.57): the numbers in equal parts, a book of plain VQ for each.
 
 A position has K^G values for G · K rows of d / G numbers.
 """
@@ -33,8 +33,8 @@ def _whole(parts):
 @at_one(vq.init)
 def init(key, options):
   if options.code_dim % several(options):
-    raise ValueError(f"quantizer.code_dim: {options.code_dim} numbers do not split into {options.books} books of as many "
-                     f"each; take a multiple of quantizer.books, e.g. "
+    raise ValueError(f"quantizer.code_dim: {options.code_dim} numbers do not split into {options.books} books of as "
+                     f"many each; take a multiple of quantizer.books, e.g. "
                      f"{max(options.code_dim // options.books, 1) * options.books}")
   return jax.vmap(lambda one: vq.init(one, _of_part(options)))(jax.random.split(key, options.books))
 

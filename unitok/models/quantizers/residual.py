@@ -1,8 +1,8 @@
 """Residual quantization: each book quantizes what the books before it left (SoundStream, Zeghidour 2021, 2107.03312;
 RQ-VAE, Lee 2022, 2203.01941, eq. 5-7).
 
-Both papers move their codebooks by running means, and RQ-VAE has one for all depths; ours are `books` codebooks [G k d],
-each as in plain VQ: learned by gradient, put onto what is left of the first batch, revived.
+Both papers move their codebooks by running means, and RQ-VAE has one for all depths; ours are `books` codebooks, params
+[G k d], each as in plain VQ: learned by gradient, put onto what is left of the first batch, revived.
 """
 import jax
 
