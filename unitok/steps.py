@@ -45,7 +45,7 @@ class Tokenizer:
     return self.quantizer.books(self.options.quantizer)
 
   def init(self, key):
-    """(params, quantizer state)."""""
+    """(params, quantizer state)."""
     network, codes = jax.random.split(key)
     params = nnx.to_pure_dict(nnx.state(Autoencoder(self.options, self.precision, nnx.Rngs(network)), nnx.Param))
     params["quantizer"], state = self.quantizer.init(codes, self.options.quantizer)
