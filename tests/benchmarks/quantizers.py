@@ -20,6 +20,7 @@ import functools
 import importlib.util
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -124,9 +125,11 @@ def main(data: tuple[Path, ...], out: Path, kinds: tuple[str, ...] = (*QUANTIZER
     from tests.benchmarks import quantizers_torch as peer
   else:
     print("the second table is left out: pip install torch vector-quantize-pytorch", flush=True)
+  if missing := [str(folder) for folder in data if not folder.is_dir()]:
+    sys.exit(f"tests.benchmarks.quantizers: {missing[0]}: no such folder; give folders of pictures with --data")
   for folder in data:
-    source, found = c.ImageFolder(path=str(folder), image_size=side, resize="fit", val_share=0.05), \
-        everything.setdefault(folder.name, {})
+    source = c.ImageFolder(path=str(folder), image_size=side, resize="fit", val_share=0.05)
+    found = everything.setdefault(folder.name, {})
     train, val = (open_source(source, split) for split in ("train", "val"))
     pixels, held_out = (np.stack(list(usable(some, range(len(some)), "stop"))) for some in (train, val))
 
