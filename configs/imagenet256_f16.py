@@ -9,8 +9,9 @@ what a batch keeps for the backward pass is 278 GB in bfloat16 as traced, the ju
 of the mesh (35 GB each on 8).
 
 Batch, epochs, a learning rate that stays as it is, Adam's betas, the clip, the commitment's weight, L2 of weight 1 and
-the judge's 0.5 from step 20,000 on are those of LlamaGen's training script. What differs: its LPIPS of weight 1 needs a
-trained network, here the differences between neighbours (`edges`) stand in its place; our judge is balanced by the
+the judge's 0.5 from step 20,000 on are those of LlamaGen's training script. What differs: for its LPIPS of weight 1 name
+a file of its weights (`--image_tokenizer.losses.perceptual 1 --image_tokenizer.losses.perceptual_weights FILE`); without
+one the differences between neighbours (`edges`) stand in its place, as here; our judge is balanced by the
 gradients at the last layer (VQGAN) and has group norm; dead codes are revived; the codes' losses are summed over their
 8 numbers where LlamaGen takes the mean; and pictures are cut at the centre and not mirrored. Its paper reports rFID
 2.19 with 97 % of the codes in use. To begin with its published weights: `unitok import llamagen` and `--init.from`.
