@@ -68,7 +68,8 @@ def rows(d: Sequence, name: Callable[[int], str]) -> list[tuple[str, ...]]:
 
 def _all(name: Callable[[int], str], first: int, extra: np.ndarray | None, at: int) -> str:
   """"image 5", or "image 5 + image.1 3" of a place with several codes."""
-  return " + ".join(name(int(one)) for one in (first, *(() if extra is None else extra[at])) if one >= 0)
+  further = [one for one in (() if extra is None else extra[at]) if one >= 0]
+  return " + ".join(name(int(one)) for one in (first, *further))
 
 
 def mask(d: Sequence) -> np.ndarray:
