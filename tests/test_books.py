@@ -336,6 +336,7 @@ def test_kinds_with_one_code_a_place_refuse_more():
     language(1.0, dataclasses.replace(OPTIONS, depth_hidden=0))
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path, monkeypatch, capsys):
   """Every stage, evaluation, report and all that a model draws, with a residual tokenizer of two books."""
   tasks = dict.fromkeys(("text_to_image", "image_to_text", "infill", "parallel", "text"), 1.0)
