@@ -15,6 +15,9 @@ What `--out` has is not trained again. The last line is JSON: {"FOLDER": {"KIND-
 psnr_db_high, ssim, usage, usage_train, perplexity, images_per_second, rate}, "torch KIND-SIZE": …}, "default":
 {"FOLDER": {usage_512, usage_4096: of l2 over the training pictures, gain_over_plain_db_4096, gain_over_torch_db_4096:
 over its best}}}.
+
+Four books of 64 codes on scenes, 1,500 steps, one seed, another script: product 22.95 dB, residual 21.96; with
+commitment_weight 0.05 instead of 0.25 22.99 and 22.59.
 """
 import functools
 import importlib.util
