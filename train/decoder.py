@@ -20,7 +20,7 @@ from unitok.run import (check_vocabulary, code_vectors, load_decoder, load_decod
                         with_steps)
 from unitok.sharding import create, make_mesh, place
 from unitok.steps import Language, TrainState, decoder_state, decoder_step, know_codes
-from unitok.vocab import Vocabulary
+from unitok.vocab import Vocabulary, image_blocks
 
 STAGE = "decoder"
 
@@ -97,9 +97,8 @@ def know(state: TrainState, workdir, vocabulary: Vocabulary, key) -> TrainState:
   location ids as near as their bins."""
   if (workdir / "image_tokenizer").exists():
     vectors, start = code_vectors(workdir), jax.random.fold_in(key, 3)
-    books = [("image", vectors)] if vectors.ndim == 2 else \
-        [(f"image.{n}" if n else "image", one) for n, one in enumerate(vectors)]
-    for n, (block, some) in enumerate(books):
+    books = vectors if vectors.ndim == 3 else vectors[None]
+    for n, (block, some) in enumerate(zip(image_blocks(len(books)), books)):
       state = know_codes(state, vocabulary.block(block).table, some, jax.random.fold_in(start, n) if n else start)
   if any(block.name == "location" for block in vocabulary.blocks):
     state = know_codes(state, vocabulary.block("location").table, location.vectors(), jax.random.fold_in(key, 4))

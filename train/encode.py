@@ -14,11 +14,9 @@ from unitok import config as c
 from unitok.data.shards import write_shards
 from unitok.data.sources import SPLITS, open_source
 from unitok.files import write_json
-from unitok.modalities.image import SIDES
-from unitok.modalities.location import LocationModality
 from unitok.modalities.text import TextModality
 from unitok.objectives import needed
-from unitok.run import load_image_tokenizer, read_vocabulary
+from unitok.run import block_sizes, load_image_tokenizer, read_vocabulary
 from unitok.vocab import Vocabulary, make_vocabulary
 
 BATCH = 256
@@ -33,11 +31,8 @@ def run(config: c.Config, workdir: epath.Path) -> Vocabulary:
   workdir = epath.Path(workdir)
   text, image = TextModality.load(workdir / FOLDER), load_image_tokenizer(workdir)
   fingerprints = {"text": text.fingerprint, "image": image.fingerprint}
-  sizes = {"text": text.size, "image": image.size, **{f"image.{n}": image.size for n in range(1, image.books)}}
-  if "objects" in needed(config.decoder.tasks):
-    sizes["location"] = LocationModality.size    # behind these, and only where used: ids cost memory and time
-  if config.decoder.objectives.size_tokens:
-    sizes["size"] = SIDES
+  sizes = block_sizes(text.size, image.size, image.books, "objects" in needed(config.decoder.tasks),
+                      config.decoder.objectives.size_tokens)
   vocabulary, path = make_vocabulary(sizes, fingerprints), workdir / "vocab.json"
   if path.exists() and read_vocabulary(workdir).fingerprint != vocabulary.fingerprint:
     raise ValueError(f"{path}: of other tokenizers than this workdir's; remove it and {workdir / 'codes'} to encode "

@@ -13,15 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from unitok import config as c
-from unitok.modalities.image import SIDES
-from unitok.modalities.location import LocationModality
 from unitok.models import decoder
 from unitok.models.autoencoder import to_pm1
 from unitok.models.precision import choose
 from unitok.models.quantizers import QUANTIZERS
 from unitok.objectives import needed
 from unitok.optim import optimizer
-from unitok.run import kind_of
+from unitok.run import block_sizes, kind_of
 from unitok.sequence import Batch
 from unitok.steps import Language, Tokenizer, decoder_state, decoder_step, tokenizer_state, tokenizer_step
 from unitok.vocab import make_vocabulary
@@ -107,11 +105,9 @@ def decoder_plan(config: c.Config) -> dict[str, Any]:
   train, image = options.train, config.image_tokenizer
   learned = isinstance(image, c.ImageTokenizer)
   quantizer = QUANTIZERS[image.quantizer.kind] if learned else None
-  books = quantizer.books(image.quantizer) if learned else 1
-  sizes = {"text": config.text.vocab_size, "image": quantizer.size(image.quantizer) if learned else image.colours}
-  sizes |= {f"image.{n}": sizes["image"] for n in range(1, books)}
-  sizes |= {"location": LocationModality.size} if "objects" in needed(options.tasks) else {}
-  sizes |= {"size": SIDES} if options.objectives.size_tokens else {}
+  codes, books = (quantizer.size(image.quantizer), quantizer.books(image.quantizer)) if learned else (image.colours, 1)
+  sizes = block_sizes(config.text.vocab_size, codes, books, "objects" in needed(options.tasks),
+                      options.objectives.size_tokens)
   precision, tasks = choose(config.compute_dtype), tuple(options.tasks)
   vocabulary = make_vocabulary(sizes, {})
   model = Language(options, vocabulary.size, tasks, precision, vocabulary.further)

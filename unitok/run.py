@@ -13,11 +13,12 @@ from etils import epath
 from unitok import config as c
 from unitok.checkpoint import load_meta, load_part, read_config
 from unitok.modalities import pixels
-from unitok.modalities.image import ImageModality
+from unitok.modalities.image import SIDES, ImageModality
+from unitok.modalities.location import LocationModality
 from unitok.models import autoencoder
 from unitok.models.precision import choose
 from unitok.steps import Language, Tokenizer
-from unitok.vocab import Vocabulary
+from unitok.vocab import Vocabulary, image_blocks
 
 STEPS = "steps.json"
 """Of a run's folder: stage -> the steps that the config's `minutes` had room for."""
@@ -25,6 +26,12 @@ LARGEST_BATCH = 256
 """Pictures encoded or decoded at once; fewer are padded to a power of two, so there is one compilation for each."""
 LARGEST_PIXELS = 1 << 20
 """And their pixels: a network may have some hundred numbers for each."""
+
+
+def block_sizes(text: int, image: int, books: int, boxes: bool, size_tokens: bool) -> dict[str, int]:
+  """Of a run's vocabulary; those of boxes and of sizes stand behind, and only where used: ids cost memory and time."""
+  return {"text": text, **dict.fromkeys(image_blocks(books), image),
+          **({"location": LocationModality.size} if boxes else {}), **({"size": SIDES} if size_tokens else {})}
 
 
 def read_steps(workdir) -> dict[str, int]:

@@ -95,10 +95,8 @@ class Vocabulary:
   @cached_property
   def further(self) -> tuple[range, ...]:
     """The ids of a picture's second, third … book, the blocks "image.1", "image.2" …; () where a place has one code."""
-    names = []
-    while f"image.{len(names) + 1}" in self._by_name:
-      names.append(f"image.{len(names) + 1}")
-    return tuple(self.block(name).ranges[0] for name in names)
+    names = image_blocks(len(self.blocks))[1:]
+    return tuple(self.block(name).ranges[0] for name in names if name in self._by_name)
 
   @property
   def books(self) -> int:
@@ -110,8 +108,7 @@ class Vocabulary:
     ids = np.asarray(ids, np.int32)
     if self.books == 1:
       return self.to_codes("image", ids)
-    names = ["image", *(f"image.{book}" for book in range(1, self.books))]
-    return np.stack([self.to_codes(name, some) for name, some in zip(names, ids.T, strict=True)], -1)
+    return np.stack([self.to_codes(name, some) for name, some in zip(image_blocks(self.books), ids.T, strict=True)], -1)
 
   def to_codes(self, block: str, ids) -> np.ndarray:
     """Exact inverse of `to_ids`."""
@@ -162,6 +159,11 @@ class Vocabulary:
     """16 hex digits that change with any block or tokenizer, but not where a control token takes a free place."""
     fixed = {name: value for name, value in self.to_json().items() if name != "special"}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def image_blocks(books: int) -> tuple[str, ...]:
+  """The blocks of a picture's codes by book: "image", "image.1", "image.2" …"""
+  return ("image", *(f"image.{book}" for book in range(1, books)))
 
 
 def make_vocabulary(sizes: dict[str, int], fingerprints: dict[str, str]) -> Vocabulary:
