@@ -28,7 +28,7 @@ from unitok.config import (Config, Decoder, Evaluation, ImageTokenizer, Objectiv
 def get_config() -> Config:
   return Config(
       name="scenes_objectives",
-      minutes=15,
+      minutes=20,
       data=Scenes(image_size=36, train_examples=40_000, val_examples=1_000, changes=True),
       text=Text(vocab_size=461, split_by_whitespace=False, max_captions=8_000),
       image_tokenizer=ImageTokenizer(
