@@ -22,6 +22,7 @@ from unitok.steps import Language
 from unitok.vocab import make_vocabulary
 
 V = make_vocabulary({"text": 20, "image": 30, "location": 1024}, {})
+LOCATION, BINS = 3, V.block("location").ranges[0]
 GRID, LIMIT, ROW = (3, 4), 7, 96
 GREEDY = Sampling(temperature=0.0)
 
@@ -147,9 +148,9 @@ def spy(sampler, monkeypatch):
   """A new sampler, and the list of the logits f32[b v] that its loop draws from, filled as it runs."""
   seen, draw = [], rules.draw
 
-  def watched(logits, allowed, keys, sampling):
+  def watched(logits, allowed, keys, *how):
     jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits, ordered=True)
-    return draw(logits, allowed, keys, sampling)
+    return draw(logits, allowed, keys, *how)
 
   monkeypatch.setattr(rules, "draw", watched)
   return Sampler(sampler.language, sampler.params, V), seen
@@ -176,7 +177,8 @@ def test_cached_decoding_is_the_full_forward_pass(spy, kinds):
     for at, one in zip(at_draws, ids, strict=True):
       turn, place = column_of(document, at, together)
       np.testing.assert_allclose(seen[run[turn]][row * width + place], logits[at], atol=1e-4)
-      assert one == np.where(legal(document, at), logits[at], -np.inf).argmax()
+      likely = rules.gathered(jnp.asarray(logits[at])[None], BINS)[0] if document.blocks[at] == LOCATION else logits[at]
+      assert one == np.where(legal(document, at), likely, -np.inf).argmax()
       count += 1
   assert count > 100
 
@@ -385,7 +387,8 @@ def test_same_whatever_the_batch(sampler):
 
 @pytest.mark.parametrize("sampling", [Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(temperature=1e-4)])
 def test_narrowest_is_greedy(sampler, sampling):
-  documents = mixed(2)
+  boxless = lambda d: (d.blocks[d.fills >= 0] != LOCATION).all()      # the likeliest box is not of the likeliest bins
+  documents = [one for one in mixed(2) if boxless(one)]
   for greedy, narrow in zip(sampler.draw(documents, GREEDY, 0), sampler.draw(documents, sampling, 5)):
     assert np.array_equal(greedy, narrow)
 
@@ -403,6 +406,20 @@ def test_rules():
   np.testing.assert_allclose(share(Sampling()), np.array([1, 4, 2, 0]) / 7, atol=0.03)
   np.testing.assert_allclose(share(Sampling(temperature=0.5)), np.array([1, 16, 4, 0]) / 21, atol=0.03)
   np.testing.assert_allclose(share(Sampling(top_k=2)), np.array([0, 2, 1, 0]) / 3, atol=0.03)
+
+
+def test_bins_are_drawn_where_most_of_the_probability_is():
+  """Ids 10 .. 209 are bins; the first ten are others."""
+  p = np.full((4, 210), 1e-6)
+  p[0, 10 + 40], p[0, 10 + 120:10 + 161] = 0.05, 0.9 / 41     # one likely bin, and a hill of less likely ones
+  p[1, 3], p[1, 60:110] = 0.4, 0.6 / 50                         # another id, likelier than each bin, not than all
+  p[2, 3], p[2, 60:110] = 0.6, 0.4 / 50                         # and than all
+  p[3, 77] = 1.0                                                # what is sure stays
+  logits = jnp.log(jnp.asarray(p / p.sum(1, keepdims=True), jnp.float32))
+  greedy = lambda x: rules.draw(x, jnp.ones(x.shape, bool), jax.random.split(jax.random.key(0), 4), GREEDY).tolist()
+  assert greedy(logits) == [50, 3, 3, 77]
+  found = greedy(rules.gathered(logits, range(10, 210)))
+  assert abs(found[0] - 150) <= 1 and abs(found[1] - 84.5) <= 1 and found[2:] == [3, 77]
 
 
 @pytest.mark.parametrize("setting, says", [

@@ -108,7 +108,8 @@ class Sampler:
     self.image = self.blocks.index("image") if "image" in self.blocks else -1
     self.members = jnp.stack([vocabulary.allowed(b.name) for b in vocabulary.blocks]
                              + [jnp.zeros(vocabulary.size, bool)])       # the last row is block -1
-    self._draw = jax.jit(self._draw_rows, static_argnames=("prefix", "width", "sampling"))
+    self.bins = vocabulary.block("location").ranges[0] if "location" in self.blocks else range(0)
+    self._draw = jax.jit(self._draw_rows, static_argnames=("prefix", "width", "sampling", "bins"))
     self._score = jax.jit(self._score_rows)
 
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int,
@@ -139,8 +140,9 @@ class Sampler:
     prefix, steps = _up(max(map(first_drawn, both)), 16), _up(max(int(of[-1]) + 1 for of in passes), 8)
     rows = lay_out(both, prefix, passes, width, steps, self.vocabulary.special("[eos]"))
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
+    boxes = self.bins and sampling.temperature == 0 and (rows.blocks == self.blocks.index("location")).any()
     drawn, further = jax.tree.map(np.asarray, self._draw(self.params, rows, numbers, jnp.uint32(seed), prefix=prefix,
-                                                         width=width, sampling=sampling))
+                                                         width=width, sampling=sampling, bins=self.bins if boxes else None))
     out = []
     for row in range(count):
       here = (rows.blocks[row] >= 0) & (drawn[row] >= 0)
@@ -148,9 +150,10 @@ class Sampler:
       out.append(np.column_stack([drawn[row], further[row]])[here] if of_picture else drawn[row][here])
     return out
 
-  def _draw_rows(self, params, rows: Rows, numbers, seed, *, prefix: int, width: int, sampling: Sampling):
+  def _draw_rows(self, params, rows: Rows, numbers, seed, *, prefix: int, width: int, sampling: Sampling,
+                 bins: range | None):
     """i32[b n], and i32[b n G-1] or None: what was drawn at each column, and the further codes of a place; -1 where
-    nothing was.
+    nothing was. bins: the ids of boxes, where `rules.gathered` is needed for them.
 
     Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
     """
@@ -209,7 +212,7 @@ class Sampler:
       allowed = self.members[block] | ((jnp.arange(logits.shape[-1]) == end[:, None]) & (end >= 0)[:, None])
       allowed = allowed | (block < 0)[:, None]
       draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
-      choice = rules.draw(flat(logits[:count]), allowed, draw_keys, sampling)
+      choice = rules.draw(flat(logits[:count]), allowed, draw_keys, sampling, bins)
       here = (block >= 0) & (flat(take(alive, at, width)) > 0)
       in_rows = lambda x: x.reshape(count, width)
       both = lambda x: jnp.tile(in_rows(x), (repeats, 1))
