@@ -107,7 +107,7 @@ def compared(key: str, ours: dict, theirs: dict, less_is_better: bool) -> tuple[
   return figures[0], figures[1], gain >= -math.hypot(*widths)
 
 
-def main(workdir: Path, out: Path, rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3), objectives: tuple[str, ...] = ()):
+def main(workdir: Path, out: Path, rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3), objectives: tuple[str, ...] = ()):
   """workdir: the one model's run; out: where the specialists go; rates: learning rates tried for each; objectives:
   these alone."""
   config = with_steps(read_config(workdir), workdir)
