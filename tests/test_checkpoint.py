@@ -16,7 +16,7 @@ from unitok.checkpoint import Checkpoints, load_meta, load_part, read_config
 from unitok.data.record import Record
 from unitok.optim import optimizer
 from unitok.run import check_vocabulary, fingerprint_of, image_modality, in_batches, load_image_tokenizer
-from unitok.sharding import check_batch, create, make_mesh, place_batch, specs
+from unitok.sharding import check_batch, create, make_mesh, place_batch, rows_here, specs
 from unitok.steps import Tokenizer, TrainState, tokenizer_state, tokenizer_step
 from unitok.vocab import make_vocabulary
 
@@ -94,6 +94,42 @@ def test_keeps_the_last(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
     checkpoints.save(3, plain(9.0))
     assert checkpoints.restore_latest(plain()).state.params["w"][0] == 3
+
+
+def test_keeps_some_for_ever(tmp_path):
+  for start, end in ((1, 8), (8, 13)):   # a run that goes on keeps them, too
+    with Checkpoints(tmp_path, 2, keep_every=5) as checkpoints:
+      for step in range(start, end):
+        checkpoints.save(step, plain(float(step)))
+  assert sorted(int(p.name) for p in tmp_path.iterdir()) == [5, 10, 11, 12]
+  with pytest.raises(ValueError, match="train.keep_every: -1 0 or more"):
+    Checkpoints(tmp_path, 2, -1)
+
+
+def test_positions_of_several_processes(tmp_path):
+  """What several wrote is read together, whoever reads it; where one's is missing, that is told."""
+  with Checkpoints(tmp_path, 2) as checkpoints:
+    checkpoints.save(1, plain(), type("Batches", (), {"get_state": lambda self: {"0": 3}})(), {"a": 1})
+  for name in ("data", "meta"):
+    folder = tmp_path / "1" / name
+    (folder / "process_0_of_1.json").rename(folder / "process_0_of_2.json")
+    (folder / "process_1_of_2.json").write_text('{"1": 4}' if name == "data" else '{"a": 1}')
+  set_to, batches = [], type("Batches", (), {"set_state": lambda self, state: set_to.append(state)})()
+  with Checkpoints(tmp_path, 2) as checkpoints:
+    assert checkpoints.restore_latest(plain(), batches).meta == {"a": 1} and set_to == [{"0": 3, "1": 4}]
+  assert load_meta(tmp_path) == ({"a": 1}, 1)
+  (tmp_path / "1" / "data" / "process_0_of_2.json").unlink()
+  with Checkpoints(tmp_path, 2) as checkpoints, pytest.raises(ValueError, match="lacks what some of its processes wrote"):
+    checkpoints.restore_latest(plain(), batches)
+
+
+def test_pictures_of_some_rows():
+  """Those of the whole batch, at any position."""
+  whole, some = Pictures(Source(), 8, 4, seed=3), Pictures(Source(), 8, 4, seed=3, rows=np.array([1, 3]))
+  for _ in range(4):
+    np.testing.assert_array_equal(next(whole)[[1, 3]], next(some))
+  assert whole.get_state() == some.get_state() and rows_here(make_mesh(), 8).tolist() == list(range(8))
+  whole.close(), some.close()
 
 
 @pytest.mark.parametrize("error, what, remedy", [

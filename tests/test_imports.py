@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "templates": ("vocab", "sequence", "objectives"),
     "modalities": ("config", "files", "vocab"),
     **{name: ("config", "metrics", *CORE) for name in CORE},
-    "checkpoint": ("config", "vocab"),
+    "checkpoint": ("config", "files", "vocab"),
     "metrics": ("config", "files", "vocab"),
     "data": ("config", "files", *SEQUENCES, "modalities"),
     "sampling": ("config", *SEQUENCES, *CORE),

@@ -177,6 +177,57 @@ def test_restoring_repeats_no_past(made, monkeypatch):
   assert len(calls) < 600   # 150 batches are 1,500 documents
 
 
+@pytest.mark.parametrize("readers, split", [(1, [4, 4]), (2, [4, 4]), (4, [2, 2, 2, 2]), (2, [3, 3, 2]), (4, [8])])
+def test_processes_share_the_batches(made, readers, split):
+  """Whatever the processes, their rows together are the batches of one, with what they read; so they are where as many
+  others go on from a position."""
+  shards, vocabulary = made("whole")
+  decoder = dataclasses.replace(DECODER, readers=readers, train=config.Train(batch_size=8))
+  open_ = lambda rows=None: pipeline.batches(shards, vocabulary, decoder, seed=1, rows=rows)
+  together = lambda parts: pipeline.Batch(*(None if some[0] is None else np.concatenate(some) for some in zip(*parts)))
+  one, ends = open_(), np.cumsum([0, *split])
+  several = [open_(np.arange(start, end)) for start, end in zip(ends, ends[1:])]
+  for _ in range(9):
+    assert equal(next(one), together([next(part) for part in several]))
+  state = {}
+  for part in several:
+    state |= json.loads(json.dumps(part.get_state()))
+  assert state == one.get_state()
+  after, odd = take(one, 3), open_(np.array([1, 6]))
+  for part in (odd, one, *several):
+    part.set_state(state)
+  for want in after:
+    assert equal(want, next(one)) and equal(want, together([next(part) for part in several]))
+    assert equal([x if x is None else x[[1, 6]] for x in want], next(odd))
+  for part in (one, odd, *several):
+    part.close()
+
+
+def test_readers(made, monkeypatch):
+  """Each record once an epoch, whoever reads it, under the objective that a single reader draws; only what feeds a
+  process's own rows is read by it."""
+  shards, vocabulary = made("whole")
+  decoder = dataclasses.replace(DECODER, readers=2, train=config.Train(batch_size=8))
+  seen = []
+  class Spy(pipeline._Documents):
+    def document(self, name, codes, rng):
+      seen.append((codes.key, name))
+      return super().document(name, codes, rng)
+  monkeypatch.setattr(pipeline, "_Documents", Spy)
+  monkeypatch.setattr(Spy, "try_longest", lambda *a: None)
+  def read(decoder, rows):
+    seen.clear()
+    iterator = pipeline.batches(shards, vocabulary, decoder, seed=1, rows=rows)
+    take(iterator, 8)
+    iterator.close()
+    return seen[:40]
+  alone = read(dataclasses.replace(decoder, readers=1), None)
+  left, right = read(decoder, np.arange(4)), read(decoder, np.arange(4, 8))
+  assert left[:20] == alone[::2] and right[:20] == alone[1::2]
+  with pytest.raises(ValueError, match="decoder.readers: 3 do not divide the 8 rows of a batch; take one of 1, 2, 4, 8"):
+    pipeline.batches(shards, vocabulary, dataclasses.replace(decoder, readers=3), seed=1)
+
+
 def test_seeds_and_epochs(made):
   """Another seed, and another epoch, is another order with other objectives; the same seed is the same."""
   shards, vocabulary = made("whole")

@@ -7,6 +7,7 @@ from etils import epath
 
 from train.image_tokenizer import frozen_part
 from train.loop import fit, within
+from train.processes import first, gathered
 from train.samples import drawer, last_is_missing
 from unitok.checkpoint import Checkpoints, load_meta
 from unitok.config import Config
@@ -18,7 +19,7 @@ from unitok.models.precision import choose
 from unitok.optim import optimizer
 from unitok.run import (check_vocabulary, code_vectors, load_decoder, load_decoder_weights, read_vocabulary,
                         with_steps)
-from unitok.sharding import create, make_mesh, place
+from unitok.sharding import check_batch, create, make_mesh, place, rows_here
 from unitok.steps import Language, TrainState, decoder_state, decoder_step, know_codes
 from unitok.vocab import Vocabulary, image_blocks
 
@@ -38,12 +39,12 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
     within(seconds, config, workdir, STAGE, lambda: trial(config, workdir, vocabulary, mesh))
   config = with_steps(config, workdir)
   options = config.decoder
-  with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
+  with Checkpoints(workdir / STAGE, options.train.keep_last, options.train.keep_every) as checkpoints:
     if checkpoints.latest() is not None:
       check_vocabulary(load_meta(checkpoints.folder)[0], vocabulary, checkpoints.folder)
     if checkpoints.latest() == options.train.steps:
       print(f"{STAGE}: already trained to step {options.train.steps} in {checkpoints.folder}")
-      if not on_sample and last_is_missing(config, workdir):
+      if not on_sample and first() and last_is_missing(config, workdir):
         last = load_decoder(workdir)
         drawer(config, workdir)(last.model, last.vocabulary, last.step, last.params)
       return
@@ -54,11 +55,16 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
       state = place(start, mesh)
     draw = on_sample or drawer(config, workdir)
     writer = open_writers(config, workdir, STAGE)
+
+    def sample(step: int, state: TrainState):
+      average = gathered(state.extra["average"])
+      if first():
+        draw(model, vocabulary, step, average)
+
     try:
       fit(state=state, step_fn=functools.partial(decoder_step, model, tx), batches=documents, train=options.train,
           checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
-          on_sample=lambda step, s: draw(model, vocabulary, step, s.extra["average"]),
-          examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh,
+          on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh,
           meta={"vocabulary": vocabulary.fingerprint})
     finally:
       documents.close()
@@ -69,7 +75,9 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
   """(seed, documents, model, optimizer, state) at step 0."""
   options, seed = config.decoder, jax.random.fold_in(jax.random.key(config.seed), 2)
   folders = [epath.Path(folder) / "codes" / "train" for folder in (workdir, *options.also)]
-  documents = batches([CodeShards(folder) for folder in folders], vocabulary, options, config.seed)
+  check_batch(options.train.batch_size, mesh, f"{STAGE}.train.batch_size")
+  documents = batches([CodeShards(folder) for folder in folders], vocabulary, options, config.seed,
+                      rows=rows_here(mesh, options.train.batch_size))
   tasks, precision = tuple(task_names(options, vocabulary)), choose(config.compute_dtype)
   model = Language(options, vocabulary.size, tasks, precision, vocabulary.further)
   frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
@@ -107,4 +115,4 @@ def know(state: TrainState, workdir, vocabulary: Vocabulary, key) -> TrainState:
 
 if __name__ == "__main__":
   from train.stage import main
-  main(run)
+  main(run, several=True)

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from train.loop import fit
+from train.processes import first, gathered
 from unitok.checkpoint import Checkpoints
 from unitok.config import Config, PictureLosses
 from unitok.data.drawings import save
@@ -24,7 +25,7 @@ from unitok.models.precision import choose
 from unitok.models.quantizers.codebook import update as count_uses
 from unitok.optim import frozen_mask, optimizer
 from unitok.run import image_modality, kind_of, load_image_tokenizer, load_tokenizer_weights
-from unitok.sharding import create, make_mesh, place
+from unitok.sharding import check_batch, create, make_mesh, place, rows_here
 from unitok.steps import Tokenizer, TrainState, tokenizer_state, tokenizer_step
 
 STAGE = "image_tokenizer"
@@ -57,12 +58,14 @@ def run(config: Config, workdir):
 def learn(config: Config, workdir: epath.Path):
   """Trains, or goes on, until workdir/image_tokenizer holds step `train.steps`."""
   options = config.image_tokenizer
-  with Checkpoints(workdir / STAGE, options.train.keep_last) as checkpoints:
+  with Checkpoints(workdir / STAGE, options.train.keep_last, options.train.keep_every) as checkpoints:
     if checkpoints.latest() == options.train.steps:
       print(f"{STAGE}: already trained to step {options.train.steps} in {checkpoints.folder}")
-      make_up(config, workdir, options.train.steps)
+      if first():
+        make_up(config, workdir, options.train.steps)
       return
     mesh = make_mesh(config.mesh)
+    check_batch(options.train.batch_size, mesh, f"{STAGE}.train.batch_size")
     seed = jax.random.key(config.seed)
     tokenizer = Tokenizer(options, choose(config.compute_dtype, mixed=False))
     frozen, whole = frozen_part(config.init.frozen, jax.eval_shape(tokenizer.init, seed)[0], STAGE)
@@ -77,12 +80,15 @@ def learn(config: Config, workdir: epath.Path):
     losses = options.losses
     given = (read_lpips(losses.perceptual_weights),) if losses.perceptual else ()
     pictures = Pictures(open_source(config.data, "train"), config.data.image_size, options.train.batch_size,
-                        config.seed, config.data.on_bad)
+                        config.seed, config.data.on_bad, rows_here(mesh, options.train.batch_size))
     shown = first_pictures(config, WATCHED)
     writer = open_writers(config, workdir, STAGE)
 
     def sample(step: int, state: TrainState):
-      image = modality(tokenizer, state, config)
+      extra = gathered(state.extra)
+      if not first():
+        return
+      image = modality(tokenizer, extra, config)
       save_strip(workdir, step, image, shown[:8])
       if options.losses.adversarial:
         watch(image, shown, options.losses, workdir, writer, step)
@@ -97,7 +103,9 @@ def learn(config: Config, workdir: epath.Path):
         state = fit(state=state, step_fn=functools.partial(tokenizer_step, tokenizer, tx), batches=pictures,
                     train=options.train, checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
                     on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh, given=given)
-      last_line(modality(tokenizer, state, config), config, writer, options.train.steps, len(pictures.bad))
+      extra = gathered(state.extra)
+      if first():
+        last_line(modality(tokenizer, extra, config), config, writer, options.train.steps, len(pictures.bad))
     finally:
       pictures.close()
       writer.close()
@@ -172,9 +180,9 @@ def frozen_part(patterns: tuple[str, ...], params, stage: str):
   return mask, all(jax.tree.leaves(mask))
 
 
-def modality(tokenizer: Tokenizer, state: TrainState, config: Config):
-  """The tokenizer with the weights averaged so far."""
-  return image_modality(tokenizer, state.extra["average"], state.extra["quantizer"], config.data.image_size)
+def modality(tokenizer: Tokenizer, extra: dict, config: Config):
+  """The tokenizer with the weights averaged so far, of a TrainState's `extra`."""
+  return image_modality(tokenizer, extra["average"], extra["quantizer"], config.data.image_size)
 
 
 class Pictures:
@@ -182,13 +190,13 @@ class Pictures:
 
   Batch n depends on the source, the seed and n alone, so the position is one number. Pictures are decoded once, in
   the background, as far as CACHE_BYTES reach. A record without a picture, or a bad one where on_bad is "skip",
-  gives its place to the next; BadRecord where it is "stop".
+  gives its place to the next; BadRecord where it is "stop". rows: those of each batch that are wanted.
   """
 
-  def __init__(self, source: Source, side: int, batch_size: int, seed: int, on_bad: str = "stop"):
+  def __init__(self, source: Source, side: int, batch_size: int, seed: int, on_bad: str = "stop", rows=slice(None)):
     if not len(source):
       raise ValueError("image_tokenizer: the training split has no records; check data.path")
-    self.source, self.batch_size, self.seed, self.on_bad = source, batch_size, seed, on_bad
+    self.source, self.batch_size, self.seed, self.on_bad, self.rows = source, batch_size, seed, on_bad, rows
     kept = min(len(source), CACHE_BYTES // (side * side * 3))
     self.cache, self.cached = np.empty((kept, side, side, 3), np.uint8), np.zeros(kept, bool)
     self.bad: dict[int, BadRecord] = {}
@@ -235,7 +243,7 @@ class Pictures:
     return order
 
   def batch(self, step: int) -> np.ndarray:
-    at = self.indices(step)
+    at = self.indices(step)[self.rows]
     if at.max() < len(self.cached) and self.cached[at].all():
       return self.cache[at]
     return np.stack([self._picture(int(i)) for i in at])
@@ -314,4 +322,4 @@ def save_strip(workdir, step: int, image, pixels: np.ndarray):
 
 if __name__ == "__main__":
   from train.stage import main
-  main(run)
+  main(run, several=True)

@@ -13,6 +13,7 @@ import rich.console
 import rich.progress
 from etils import epath
 
+from train.processes import agreement, first
 from unitok import config
 from unitok.checkpoint import Checkpoints
 from unitok.data.record import BadRecord
@@ -82,13 +83,14 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
       raise broken(step, "a weight is no longer finite")
     checkpoints.save(step, state, batches, meta)
 
+  agreed = agreement(mesh)
   with signals() as caught, meter:
     pending, step = None, first
     while step < train.steps:
       try:
         batch = next(batches)
       except BadRecord:
-        if step > first:
+        if step > first and jax.process_count() == 1:   # the others have no bad record, and go on without this one
           if pending:
             settle(pending)
           save(step)
@@ -99,8 +101,8 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
       if pending:
         settle(pending)
       pending = (step, metrics)
-      stop, last = caught(), step == train.steps
-      due = step % train.save_every == 0
+      stop, last = agreed(caught()), step == train.steps
+      due = step % train.save_every == 0 or train.keep_every and step % train.keep_every == 0
       sample = on_sample and (step % train.sample_every == 0 or last)
       if stop or last or due or sample:
         settle(pending)
@@ -113,7 +115,8 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
         message = (f"{title}: stopped at step {step} of {train.steps}, saved in {checkpoints.folder}; "
                    "the same command goes on from there")
         meter.bar.stop()
-        print(message, file=sys.stderr, flush=True)
+        if first():
+          print(message, file=sys.stderr, flush=True)
         raise Interrupted(stop, message)
       if sample:
         with meter.paused():

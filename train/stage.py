@@ -18,6 +18,9 @@ from unitok.objectives import needed
 USAGE = "usage: python -m {module} --config FILE --workdir DIR [--FIELD VALUE …] [--debug]; --help lists the fields"
 """A workdir that has a config.json already needs no --config."""
 
+PROCESSES = ("--coordinator", "--processes", "--process", "--coordinator-wait")
+"""Of a stage in several processes, see train/processes.py."""
+
 MADE = ("text_tokenizer", "image_tokenizer", "codes", "decoder")
 """Of a run's folder: what stages make that its config.json then belongs to."""
 
@@ -125,16 +128,21 @@ def measure_anew(workdir: epath.Path) -> None:
     write_json(workdir / STEPS, steps)
 
 
-def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None = None, opened=open_workdir) -> None:
+def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None = None, opened=open_workdir,
+         several: bool = False) -> None:
   """`run(config, workdir)` of a stage as a program: ends with 0, 2 for an error told in one line, 130 for Ctrl-C.
-  opened(workdir, config) -> workdir."""
+  opened(workdir, config) -> workdir; several: may the stage run in several processes?"""
   argv = sys.argv[1:] if argv is None else argv
   module = getattr(sys.modules.get(run.__module__), "__spec__", None)
   module = module.name if module else run.__module__
   try:
     with stoppable():
-      config, workdir, _ = parse(argv, module)
-      run(config, opened(workdir, config))
+      if any(word.partition("=")[0] in PROCESSES for word in argv):
+        config, workdir = joined(argv, module, several, opened)
+      else:
+        config, workdir, _ = parse(argv, module)
+        workdir = opened(workdir, config)
+      run(config, workdir)
   except (ValueError, OSError, ImportError) as error:
     if "--debug" in argv:
       raise
@@ -145,6 +153,24 @@ def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None =
       raise   # not foreseen: the traceback says more than a line
     _say(message(error))
     raise SystemExit(2) from None
+
+
+def joined(argv: list[str], module: str, several: bool, opened: Callable) -> tuple[c.Config, epath.Path]:
+  """(config, workdir) of a stage in several processes, which have found each other. ValueError where they have not."""
+  from train import processes   # it imports jax
+  these, words = processes.take(argv)
+  config, workdir, _ = parse(words, module)
+  if not several:
+    raise ValueError(f"{module}: runs in one process; leave out {', '.join(PROCESSES)} (train.image_tokenizer and "
+                     "train.decoder can run in several)")
+  processes.start(these)
+
+  def open_it():
+    if not processes.first() and not (epath.Path(workdir) / "config.json").exists():
+      raise ValueError(f"{workdir}: this process sees no config.json there, which the first has written; give a "
+                       "--workdir on a file system or in a bucket that all processes see")
+    return opened(workdir, config)
+  return config, processes.in_turn(open_it)
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ optimizer; `data`, the batches' position; and `meta`, plain JSON. Random keys ar
 and step.
 """
 import asyncio
+import functools
 import json
 import logging
+import operator
 import os
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from etils import epath
 from orbax.checkpoint import v1
 
 from unitok.config import Config, from_json
+from unitok.files import in_bucket
 
 PARTS = ("params", "opt_state", "extra")
 
@@ -26,10 +29,13 @@ class Restored(NamedTuple):
 
 
 class _Json:
-  """JSON as a checkpointable of Orbax (its own handler takes a dict of numbers for arrays)."""
+  """JSON as a checkpointable of Orbax (its own handler takes a dict of numbers for arrays).
+
+  Every process writes its own; what all wrote, dicts together, is read by each, however many they are now.
+  """
 
   def __init__(self, value=None):
-    self.value = value
+    self.value, self.whole = value, True
 
   async def save(self, directory):
     text = json.dumps(self.value)   # now: the position may move on while the rest is written
@@ -41,11 +47,12 @@ class _Json:
 
   async def load(self, directory):
     async def read():
-      file = directory / _json_name()
-      if not await asyncio.to_thread(file.exists):
-        raise ValueError(f"checkpoint {directory}: was saved by another number of processes than the "
-                         f"{jax.process_count()} of this run; use as many")
-      self.value = json.loads(await asyncio.to_thread(file.read_text))
+      files = await asyncio.to_thread(lambda: sorted(directory.glob("process_*_of_*.json")))
+      self.whole = {file.stem.split("_of_")[-1] for file in files} == {str(len(files))}
+      if not self.whole:
+        return   # Orbax hides an error raised here behind one of its own
+      parts = [json.loads(await asyncio.to_thread(file.read_text)) for file in files]
+      self.value = functools.reduce(operator.or_, parts) if isinstance(parts[0], dict) else parts[0]
     return read()
 
 
@@ -54,13 +61,15 @@ def _json_name() -> str:
 
 
 class Checkpoints:
-  """The checkpoints of one stage in `folder`, the newest `keep_last` of them."""
+  """The checkpoints of one stage in `folder`: the newest `keep_last`, and one every `keep_every` steps (0: none)."""
 
-  def __init__(self, folder, keep_last: int = 2):
-    if keep_last < 1:
-      raise ValueError(f"train.keep_last: {keep_last} must be 1 or more")
-    self.folder = _absolute(folder)
-    keep = v1.training.preservation_policies.LatestN(keep_last)
+  def __init__(self, folder, keep_last: int = 2, keep_every: int = 0):
+    if keep_last < 1 or keep_every < 0:
+      raise ValueError(f"train.keep_last: {keep_last} must be 1 or more, train.keep_every: {keep_every} 0 or more")
+    self.folder, policies = _absolute(folder), v1.training.preservation_policies
+    keep = policies.LatestN(keep_last)
+    if keep_every:
+      keep = policies.AnyPreservationPolicy([keep, policies.EveryNSteps(keep_every)])
     self._orbax = v1.training.Checkpointer(self.folder, preservation_policy=keep, cleanup_tmp_directories=True)
     # A thread removes unfinished steps, and Orbax joins it at the first save alone (0.12, its close() does not): where
     # a program ended before one, that thread printed a traceback at the interpreter's exit.
@@ -95,7 +104,7 @@ class Checkpoints:
       return None
     data, meta = _Json(), _Json()
     abstract = {name: _abstract(getattr(state, name)) for name in PARTS}
-    found = _load(self._orbax, step, {**abstract, "data": data, "meta": meta}, self.folder)
+    found = _load(functools.partial(self._orbax.load_checkpointables, step), step, {**abstract, "data": data, "meta": meta}, self.folder)
     if batches is not None:
       batches.set_state(data.value)
     place = _abstract(state.step)
@@ -138,11 +147,16 @@ def _newest(folder, wanted: dict) -> tuple[dict, int]:
   folder = _absolute(folder)
   if not folder.exists():
     raise ValueError(f"{folder}: no such folder; train this stage first")
-  with v1.training.Checkpointer(folder) as orbax:
-    if orbax.latest is None:
-      raise ValueError(f"{folder}: holds no checkpoint; train this stage first")
-    step = orbax.latest.step
-    return _load(orbax, step, wanted, folder, alone=True), step
+  steps = [found.step for found in v1.path.step.standard_name_format().find_all(folder)]
+  if not steps:
+    raise ValueError(f"{folder}: holds no checkpoint; train this stage first")
+  context = v1.Context()
+  if jax.process_count() > 1:   # this one waits for no other
+    here, several = jax.process_index(), context.multiprocessing
+    several.primary_host, several.active_processes, several.barrier_sync_key_prefix = here, {here}, f"process_{here}"
+  with context:
+    load = functools.partial(v1.load_checkpointables, folder / str(max(steps)))
+    return _load(load, max(steps), wanted, folder, alone=True), max(steps)
 
 
 def read_config(workdir) -> Config:
@@ -157,19 +171,22 @@ def read_config(workdir) -> Config:
 
 
 def _absolute(folder) -> epath.Path:
-  """Orbax asks for absolute paths; a bucket's is one already."""
-  return epath.Path(folder if "://" in str(folder) else os.path.abspath(folder))
+  """Orbax asks for absolute paths; a bucket's is one already. ValueError for a kind of bucket that it does not write."""
+  if in_bucket(folder) and not str(folder).startswith("gs://"):
+    raise ValueError(f"{folder}: checkpoints lie in a folder or in a bucket of gs://; take one of those for the workdir, "
+                     "or mount this one as a folder")
+  return epath.Path(folder if in_bucket(folder) else os.path.abspath(folder))
 
 
 def _abstract(tree):
   """Shapes and places; where a leaf has no place yet, the first device."""
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   place = lambda x: getattr(x, "sharding", None) or here
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(x)), tree)
 
 
-def _load(orbax, step: int, wanted: dict, folder, alone: bool = False) -> dict:
-  """`alone`: of parts that are dicts, what is wanted may be less than what is stored."""
+def _load(load, step: int, wanted: dict, folder, alone: bool = False) -> dict:
+  """What load(wanted) fills. `alone`: of parts that are dicts, what is wanted may be less than what is stored."""
   asked = dict(wanted)
   for part in (name for name in PARTS if name in wanted):
     stored = v1.metadata(folder / str(step), checkpointable_name=part).metadata
@@ -178,7 +195,10 @@ def _load(orbax, step: int, wanted: dict, folder, alone: bool = False) -> dict:
       rest = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), rest, is_leaf=lambda x: hasattr(x, "shape"))
       asked[part] = _abstract(rest) | wanted[part]
     _same_shapes(stored, asked[part], f"checkpoint {folder}/{step}", part)
-  found = orbax.load_checkpointables(step, asked)
+  found = load(asked)
+  if not all(value.whole for value in wanted.values() if isinstance(value, _Json)):
+    raise ValueError(f"checkpoint {folder}/{step}: lacks what some of its processes wrote; restore it, or remove it and "
+                     "go on from the one before")
   # what has a load of its own is filled in place
   return {name: value if isinstance(value, _Json) else found[name] for name, value in wanted.items()}
 

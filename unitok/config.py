@@ -96,6 +96,21 @@ class Tfds(Data):
 
 
 @dataclass(frozen=True)
+class WebDataset(Data):
+  """Tar shards with KEY.jpg, KEY.txt and KEY.json of each record, as img2dataset writes them."""
+  path: str = ""
+  """The folder of shards, or a bucket's."""
+  shards: str = "*.tar"
+  """Pattern of the shards' names, e.g. "train/*.tar"."""
+  val_shards: str = ""
+  """Pattern of those among them, or beside them, that are "val"."""
+  val_share: float = 0.0
+  """Without val_shards: share of the records, chosen by a hash of the key, that is "val"."""
+  text_field: str = ""
+  """Field of KEY.json with the caption(s); "" takes KEY.txt, then the field `caption`."""
+
+
+@dataclass(frozen=True)
 class Text:
   """The SentencePiece tokenizer."""
   vocab_size: int = 512
@@ -133,7 +148,9 @@ class Train:
   sample_every: int = 500
   """Steps between pictures in the run's report."""
   keep_last: int = 2
-  """Checkpoints kept."""
+  """Checkpoints kept, the newest."""
+  keep_every: int = 0
+  """Steps between checkpoints that are kept for ever beside those; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -307,6 +324,10 @@ class Decoder:
   """token: every target counts its objective's weight; document: its targets share it, so that a short answer counts as
   much as a long caption or a picture (LWM, 2402.08268)."""
   objectives: Objectives = field(default_factory=Objectives)
+  readers: int = 1
+  """Parts that the documents are dealt out to, each packed by itself into its share of a batch's rows. The batches
+  depend on it, not on the processes; of several processes each reads the parts of its own rows alone, so take a multiple
+  of their number."""
   also: tuple[str, ...] = ()
   """Folders of other runs whose training codes are mixed in; encoded with this run's tokenizers (`--init.from`)."""
   temperature: float = 1.0
@@ -409,9 +430,12 @@ def check_train(train: Train, field: str):
     if getattr(train, name) < 1:
       never = f"; for never, give more than {field}.steps" if name.endswith("_every") else ""
       raise ValueError(f"{field}.{name}: {getattr(train, name)} must be 1 or more{never}")
+  if train.keep_every < 0:
+    raise ValueError(f"{field}.keep_every: {train.keep_every} must be a number of steps, or 0 for none")
 
 
-DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds}
+DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds,
+                              "webdataset": WebDataset}
 IMAGE_TOKENIZERS: dict[str, type[ImageCodes]] = {"vq": ImageTokenizer, "pixels": Pixels}
 
 
@@ -552,7 +576,7 @@ def _tuples(value: Any) -> Any:
 
 
 FREE = ("evaluation.", "sampling.", "mesh.", "compute_dtype", "tensorboard", "wandb", "log_every", "save_every",
-        "sample_every", "keep_last", "on_bad")
+        "sample_every", "keep_last", "keep_every", "on_bad")
 """Fields (by first or last name) that may differ between two commands on one workdir: they change nothing made."""
 
 

@@ -1,7 +1,10 @@
-"""Files that are there whole or not at all: written under another name, then renamed."""
+"""Files that are there whole or not at all: written under another name, then renamed; in a bucket, as one object."""
 import contextlib
+import functools
 import json
 import os
+import posixpath
+import tempfile
 from typing import Any
 
 from etils import epath
@@ -17,9 +20,36 @@ def named(path):
     raise
 
 
+def in_bucket(path) -> bool:
+  """gs://…, s3://…: what is there is read and written whole, and is renamed by copying."""
+  return "://" in str(path)
+
+
+@functools.cache
+def local(path: str) -> str:
+  """A file for what reads no bucket: the path itself, or that of a copy, which lasts as long as the program."""
+  if not in_bucket(path):
+    return path
+  folder = _copies()
+  copy = epath.Path(tempfile.mkdtemp(dir=folder.name)) / posixpath.basename(path)
+  with named(copy):
+    epath.Path(path).copy(copy)
+  return str(copy)
+
+
+@functools.cache
+def _copies() -> tempfile.TemporaryDirectory:
+  """Removed when the program ends."""
+  return tempfile.TemporaryDirectory(prefix="unitok_")
+
+
 def write(path, content: bytes) -> str:
   """A file, and its folder -> its path. Where writing fails, what was there before stays."""
   path = epath.Path(path)
+  if in_bucket(path):
+    with named(path):
+      path.write_bytes(content)
+    return str(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   new = path.parent / f".{path.name}.{os.getpid()}.new"
   try:

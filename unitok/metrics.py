@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from unitok.config import Config, to_json
-from unitok.files import named, write
+from unitok.files import in_bucket, named, write
 
 
 class Mean(NamedTuple):
@@ -83,8 +83,12 @@ class JsonlWriter:
 
   def write(self, step: int, values: dict[str, float]):
     clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    line = json.dumps({"stage": self.stage, "step": step, **clean}) + "\n"
+    if in_bucket(self.path):   # an object has no end to write at
+      write(self.path, ((self.path.read_text() if self.path.exists() else "") + line).encode())
+      return
     with named(self.path), self.path.open("a") as file:
-      file.write(json.dumps({"stage": self.stage, "step": step, **clean}) + "\n")
+      file.write(line)
 
   def close(self):
     pass
@@ -116,7 +120,8 @@ class WandbWriter:
 
   def __init__(self, config: Config, workdir, stage: str):
     name = f"{config.name}-{stage}"
-    self.run = _optional("wandb", "wandb").init(project="unitok", name=name, dir=str(workdir), group=config.name,
+    folder = None if in_bucket(workdir) else str(workdir)
+    self.run = _optional("wandb", "wandb").init(project="unitok", name=name, dir=folder, group=config.name,
                                                 config=to_json(config), reinit="create_new")
 
   def resume(self, step: int):
@@ -130,10 +135,10 @@ class WandbWriter:
 
 
 class Writers:
-  """Several writers as one; only the first process writes."""
+  """Several writers as one."""
 
   def __init__(self, writers: list[Writer]):
-    self.writers = writers if jax.process_index() == 0 else []
+    self.writers = writers
 
   def resume(self, step: int):
     for writer in self.writers:
@@ -149,7 +154,10 @@ class Writers:
 
 
 def open_writers(config: Config, workdir, stage: str) -> Writers:
-  """metrics.jsonl always; TensorBoard and Weights & Biases where the config asks. ValueError where not installed."""
+  """metrics.jsonl always; TensorBoard and Weights & Biases where the config asks; of several processes the first alone
+  writes. ValueError where not installed."""
+  if jax.process_index():
+    return Writers([])
   workdir = epath.Path(workdir)
   writers: list[Writer] = [JsonlWriter(workdir / "metrics.jsonl", stage)]
   if config.tensorboard:

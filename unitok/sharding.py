@@ -66,6 +66,12 @@ def place_batch(batch, mesh):
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
+def rows_here(mesh, size: int) -> np.ndarray:
+  """The rows of a batch of `size`, rising, that this process's devices hold: what it gives to `place_batch`."""
+  places = NamedSharding(mesh, BATCH).addressable_devices_indices_map((size,)).values()
+  return np.unique(np.concatenate([np.arange(size)[place] for place in places]))
+
+
 def under(mesh, function):
   """The function, traced with this mesh in use, as `over_rows` asks for it."""
   def run(*arguments):

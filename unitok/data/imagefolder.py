@@ -93,12 +93,12 @@ def _assign_splits(data: config.ImageFolder, rows: list[Row | Bad]) -> Iterator[
   spare = "val" if "val" not in said else "test"
   for row in rows:
     split = spare if row.split == "test" else row.split or "train"
-    if isinstance(row, Row) and not said & {"val", "test"} and _share(row.key) < data.val_share:
+    if isinstance(row, Row) and not said & {"val", "test"} and share(row.key) < data.val_share:
       split = "val"
     yield row._replace(split=split)
 
 
-def _share(key: str) -> float:
+def share(key: str) -> float:
   """A stable number in [0, 1) from a name."""
   return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=6).digest(), "big") / 2 ** 48
 

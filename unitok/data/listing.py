@@ -83,7 +83,7 @@ def _walk(root: Path) -> tuple[list[str], list[Row | Bad]]:
       if entry.name.startswith(".") or entry.name == "__MACOSX":
         continue
       split = _folder_split(name)
-      if not _is_unicode(name):
+      if not is_unicode(name):
         bad.append(Bad(BadRecord(ascii(name), "its name is not UTF-8", "rename it"), split))
       elif entry.is_dir(follow_symlinks=False):
         folders.append(name + "/")
@@ -115,7 +115,7 @@ def _read_metadata(data: config.ImageFolder, root: Path, name: str) -> list[Row 
       file_name = _file_name(fields, where)
       split = _split(fields, where) or _folder_split(posixpath.join(folder, file_name))
       _check_inside(root / folder, inside, file_name, where, real)
-      texts = () if alone else _captions(data, fields, where)
+      texts = () if alone else texts_of(data, fields, where)
       key = posixpath.join(folder, file_name)
       pieces = []
       for piece in annotations.pieces(fields, where):
@@ -193,7 +193,7 @@ def _file_name(fields: dict, where: str) -> str:
   if not isinstance(name, str) or not name.strip():
     problem = "has no file_name" if name is None else f"its file_name is {name!r}"
     raise BadRecord(where, problem, "name the picture, relative to the metadata file")
-  if "\0" in name or not _is_unicode(name):
+  if "\0" in name or not is_unicode(name):
     raise BadRecord(where, f"its file_name {name!r} is no legal name", "mend the name")
   if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name):
     problem = f"file_name {name!r} is an absolute path, outside the folder"
@@ -229,7 +229,7 @@ def _folder_split(name: str) -> str:
   return SPLITS.get(name.split("/")[0].lower(), "") if "/" in name else ""
 
 
-def _captions(data: config.ImageFolder, fields: dict, where: str) -> tuple[str, ...]:
+def texts_of(data: config.ImageFolder, fields: dict, where: str) -> tuple[str, ...]:
   """The row's texts, stripped; () where the template asks for none."""
   if "caption" not in captions.parse(data.caption_template).names and not data.text_field:
     names = [name for name in ("captions", "text") if fields.get(name)]
@@ -244,12 +244,12 @@ def _captions(data: config.ImageFolder, fields: dict, where: str) -> tuple[str, 
     raise BadRecord(where, f"its caption is {str(value)[:40]!r}, not text", "write a text or a list of texts")
   if names and (not texts or not all(text.strip() for text in texts)):
     raise BadRecord(where, "has an empty caption", "write a caption, or leave the line out with data.on_bad=skip")
-  if not all(map(_is_unicode, texts)):
+  if not all(map(is_unicode, texts)):
     raise BadRecord(where, "its caption has half of a surrogate pair", "mend the text: it is not valid Unicode")
   return tuple(text.strip() for text in texts)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
   try:
     text.encode("utf-8")
   except UnicodeEncodeError:

@@ -60,8 +60,9 @@ def mixture(decoder: config.Decoder) -> dict[str, float]:
 
 
 def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, decoder: config.Decoder, seed: int,
-            batch_size: int | None = None, epochs: int | None = None) -> grain.DatasetIterator:
-  """An iterator of `Batch`, [batch_size row_length] each; batch_size defaults to decoder.train's.
+            batch_size: int | None = None, epochs: int | None = None, rows: np.ndarray | None = None):
+  """An iterator of `Batch`, [batch_size row_length] each; batch_size defaults to decoder.train's. rows: numbers of the
+  rows of each batch that are wanted, rising; all where left out.
 
   It is endless, or, with `epochs`, gives each record so often and fills the last batch with rows of padding.
   `get_state()` and `set_state()` continue with exactly the same batches. A thread prepares some ahead; `close()` ends
@@ -82,21 +83,64 @@ def batches(shards: CodeShards | Sequence[CodeShards], vocabulary: Vocabulary, d
     raise ValueError(f"decoder.objectives.size_tokens is False, but the pictures have grids of {grids} codes; switch it "
                      "on in a new workdir, so that each says which it has, or give data.sizes one size")
   documents.try_longest(examples)
-  batch_size = batch_size or decoder.train.batch_size
-  rows = -(-BINS // batch_size)   # batches packed at a time
+  batch_size, parts = batch_size or decoder.train.batch_size, decoder.readers if epochs is None else 1
+  if parts < 1 or batch_size % parts:
+    raise ValueError(f"decoder.readers: {parts} do not divide the {batch_size} rows of a batch; take one of "
+                     f"{', '.join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)}")
   shuffled = lambda some: grain.MapDataset.source(some).seed(seed).shuffle().repeat(epochs)
   dataset = shuffled(examples)
   if len(shards) > 1 and decoder.temperature != 1 and epochs is None:
     sets = [_Examples([one], vocabulary, mixture(decoder)) for one in shards]
     dataset = grain.MapDataset.mix([shuffled(one) for one in sets], shares([len(one) for one in sets], decoder.temperature))
     dataset = dataset.seed(seed)
-  dataset = dataset.random_map(documents).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+  dataset, each = dataset.random_map(documents), batch_size // parts
+  pack = functools.partial(_packed, row_length=decoder.row_length, columns=FIXED + 2 * len(vocabulary.further),
+                           seed=seed, batch_size=each)
+  if parts == 1 and (rows is None or len(rows) == batch_size):
+    return pack(dataset)
+  return _Parts(lambda part: pack(dataset[part::parts] if parts > 1 else dataset), parts, each,
+                np.arange(batch_size) if rows is None else np.asarray(rows))
+
+
+def _packed(dataset: grain.MapDataset, row_length: int, columns: int, seed: int,
+            batch_size: int) -> grain.DatasetIterator:
+  """Documents -> an iterator of batches."""
+  rows = -(-BINS // batch_size)   # batches packed at a time
+  dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
   dataset = grain.experimental.FirstFitPackIterDataset(
-      dataset, length_struct={"tokens": decoder.row_length},
-      padding_struct={"tokens": padding(FIXED + 2 * len(vocabulary.further))},
+      dataset, length_struct={"tokens": row_length}, padding_struct={"tokens": padding(columns)},
       num_packing_bins=rows * batch_size, seed=seed, shuffle_bins=True)
   dataset = dataset.batch(batch_size, batch_fn=functools.partial(to_batch, batch_size))
   return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=max(rows, 2)))
+
+
+class _Parts:
+  """Some rows of batches of which `count` iterators give `each` rows; those that give none of them are not read."""
+
+  def __init__(self, iterator, count: int, each: int, rows: np.ndarray):
+    numbers, self.count = np.unique(rows // each), count
+    self.iterators = {int(part): iterator(int(part)) for part in numbers}
+    self.rows = np.searchsorted(numbers, rows // each) * each + rows % each
+
+  def __iter__(self):
+    return self
+
+  def __next__(self) -> Batch:
+    found = [next(iterator) for iterator in self.iterators.values()]
+    return Batch(*(None if some[0] is None else np.concatenate(some)[self.rows] for some in zip(*found)))
+
+  def get_state(self) -> dict:
+    """That of a single iterator as it is; of several, those read here by their numbers."""
+    states = {str(part): iterator.get_state() for part, iterator in self.iterators.items()}
+    return states if self.count > 1 else states["0"]
+
+  def set_state(self, state: dict) -> None:
+    for part, iterator in self.iterators.items():
+      iterator.set_state(state[str(part)] if self.count > 1 else state)
+
+  def close(self) -> None:
+    for iterator in self.iterators.values():
+      iterator.close()
 
 
 def shares(sizes: list[int], temperature: float) -> list[float]:

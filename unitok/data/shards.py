@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +21,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from etils import epath
 
 from unitok.data.record import BadRecord, Record, Source
-from unitok.files import write_json
+from unitok.files import in_bucket, local, write_json
 from unitok.modalities import ImageModality, LocationModality, TextModality
 from unitok.objectives.codes import Codes
 
@@ -236,7 +237,9 @@ class _Shard:
     self.folder, self.manifest, self.name = folder, manifest, f"{len(manifest['shards']):05d}.array_record"
     self.counts = dict.fromkeys(COUNTS, 0)
     self.changes = {name: manifest[name] for name in ("next_index", "grid", "grids", "longest_pieces", *LONGEST)}
-    self.skipped, self.new = [], folder / f"{self.name}.new"
+    # the library writes no bucket: a shard is made here and goes there whole
+    self.here = tempfile.TemporaryDirectory(prefix="unitok_") if in_bucket(folder) else None
+    self.skipped, self.new = [], epath.Path(self.here.name if self.here else folder) / f"{self.name}.new"
     self.writer = ArrayRecordWriter(os.fspath(self.new), "group_size:1")
 
   def add(self, codes: list[Codes], skipped: list[BadRecord], next_index: int) -> None:
@@ -270,7 +273,11 @@ class _Shard:
     manifest = {**self.manifest, **self.changes, "skipped": self.manifest["skipped"] + self.skipped}
     manifest |= {name: self.manifest[name] + n for name, n in self.counts.items()}
     if self.counts["records"]:
-      self.new.replace(self.folder / self.name)
+      if self.here:
+        self.new.copy(self.folder / self.name, overwrite=True)
+        self.here.cleanup()
+      else:
+        self.new.replace(self.folder / self.name)
       manifest["shards"] = [*self.manifest["shards"], {"name": self.name, "records": self.counts["records"]}]
     else:
       self.new.unlink()
@@ -307,7 +314,7 @@ class CodeShards:
       shard = self.manifest["shards"][number]
       path = self.folder / shard["name"]
       try:   # no read-ahead: records are asked for in any order
-        reader = ArrayRecordReader(os.fspath(path), "readahead_buffer_size:0,max_parallelism:0")
+        reader = ArrayRecordReader(local(os.fspath(path)), "readahead_buffer_size:0,max_parallelism:0")
         count = reader.num_records()
       except RuntimeError:
         count = -1

@@ -7,11 +7,13 @@ from unitok.data.imagefolder import open_imagefolder
 from unitok.data.record import BadRecord, Source
 from unitok.data.scenes import open_scenes
 from unitok.data.tfds import open_tfds
+from unitok.data.webdataset import open_webdataset
 
 SOURCES: dict[str, Callable[[Data, str], Source]] = {
     "scenes": open_scenes,
     "imagefolder": open_imagefolder,
     "tfds": open_tfds,
+    "webdataset": open_webdataset,
 }
 
 SPLITS = ("train", "val", "heldout")
