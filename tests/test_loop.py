@@ -20,7 +20,7 @@ from unitok.checkpoint import Checkpoints
 from unitok.data.record import BadRecord, Record
 from unitok.metrics import JsonlWriter, Mean, Writers, open_writers
 from unitok.run import load_image_tokenizer, with_steps
-from unitok.steps import TrainState
+from unitok.steps import TrainState, unless_broken
 
 TRAIN = c.Train(steps=10, batch_size=2, log_every=2, save_every=4, sample_every=5)
 
@@ -219,18 +219,47 @@ def test_samples(tmp_path):
   assert seen == [(5, 5), (10, 10)]
 
 
-@pytest.mark.parametrize("where, what", [("loss", "the loss is nan at step 7"), ("weights", "a weight is no longer finite at step 8")])
+@pytest.mark.parametrize("where, what", [
+    ("loss", "no finite loss and gradient at step 9, nor at the 2 before it"), ("weights", "a weight is no longer finite at step 8")])
 def test_not_finite(tmp_path, where, what):
   """Stops with one line; what is not finite is never saved."""
   def breaking(state, batch, key):
     new, metrics = step_fn(state, batch, key)
     bad = jnp.where(state.step >= 6, jnp.nan, 0.0)
     if where == "loss":
-      return new, {**metrics, "loss": metrics["loss"] + bad}
+      return unless_broken(state.step < 6, new, state), {**metrics, "loss": metrics["loss"] + bad}
     return new._replace(params={"w": new.params["w"] + bad}), {**metrics, "loss": jnp.float32(1)}
-  with pytest.raises(ValueError, match=f"model: {what}; the last good checkpoint is step 4 in .*model.train.learning_rate"):
-    go(tmp_path, Numbers(), step_fn=breaking)
-  assert Checkpoints(tmp_path / "model").latest() == 4
+  train = dataclasses.replace(TRAIN, skip_at_most=2, save_every=4 if where == "weights" else 6)
+  last = 4 if where == "weights" else 6
+  with pytest.raises(ValueError, match=f"model: {what}; the last good checkpoint is step {last} in .*model.train.learning_rate"):
+    go(tmp_path, Numbers(), train, step_fn=breaking)
+  assert Checkpoints(tmp_path / "model").latest() == last
+
+
+def skipping(*bad):
+  """step_fn that skips the steps that follow these."""
+  def step(state, batch, key):
+    new, metrics = step_fn(state, batch, key)
+    fine = ~jnp.isin(state.step, jnp.array(bad))
+    new = unless_broken(fine, new, state)._replace(step=state.step + 1)
+    return new, {**metrics, "loss": jnp.where(fine, metrics["loss"], jnp.nan), "skipped": 1.0 - fine}
+  return step
+
+
+def test_skipped_steps_are_counted(tmp_path, capsys):
+  """The others' means are as if they were not there; the count in a row starts anew with each good step, and a run that
+  goes on counts on."""
+  train = dataclasses.replace(TRAIN, skip_at_most=2, save_every=6)
+  go(tmp_path, Numbers(), train, step_fn=skipping(2, 4, 5, 7))
+  found = lines(tmp_path)
+  assert [line["skipped"] for line in found] == [0, 1, 2, 1, 0] and "1 skipped" not in capsys.readouterr().out
+  assert [line.get("loss/caption") for line in found] == [1.5, 4.0, None, 7.0, 9.5]
+  assert Checkpoints(tmp_path / "model").latest() == 10
+  (tmp_path / "on").mkdir()
+  with pytest.raises(Interrupted):
+    go(tmp_path / "on", Numbers({5: kill()}), train, step_fn=skipping(4, 5, 6))
+  with pytest.raises(ValueError, match="at step 7, nor at the 2 before it; the last good checkpoint is step 6"):
+    go(tmp_path / "on", Numbers(), train, step_fn=skipping(4, 5, 6))
 
 
 def test_batch_must_divide(tmp_path):

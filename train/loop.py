@@ -13,6 +13,7 @@ import rich.console
 import rich.progress
 from etils import epath
 
+from train.guard import Guard
 from unitok import config
 from unitok.checkpoint import Checkpoints
 from unitok.data.record import BadRecord
@@ -39,12 +40,13 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   """Trains `state` up to step `train.steps`, from the newest checkpoint where there is one -> the last state.
 
   step_fn(state, batch, key, *given) -> (state, metrics): pure; the key is `key` folded with the step, metrics are
-  scalars or Means; given: trees of arrays that stay as they are and that no checkpoint keeps. batches: an endless
-  iterator with get_state() and set_state(). on_sample(step, state) is called every `sample_every` steps and at the end.
-  `state` is used up (donated). meta is kept in each checkpoint.
+  scalars or Means, `skipped` among them 1 where the step changed nothing; given: trees of arrays that stay as they are
+  and that no checkpoint keeps. batches: an endless iterator with get_state() and set_state(). on_sample(step, state) is
+  called every `sample_every` steps and at the end. `state` is used up (donated). meta is kept in each checkpoint.
   Interrupted after SIGINT or SIGTERM, a checkpoint written (a second signal stops at once). So it is before a BadRecord
   of the batches goes on: what was learned up to there stays.
-  ValueError where the loss or the weights stop being finite; no such weights are ever saved.
+  ValueError where more than `train.skip_at_most` steps in a row have no finite loss or are skipped, or a weight is not
+  finite; no such weights are ever saved.
   """
   mesh = make_mesh() if mesh is None else mesh
   config.check_train(train, f"{title}.train")
@@ -55,6 +57,7 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
     state, first = restored.state, restored.step
   else:
     first = 0
+  guard = Guard(train, restored.meta if restored else {})
   writer.resume(first)
   places = jax.tree.map(lambda x: x.sharding, state)
   advance = jax.jit(under(mesh, lambda s, batch, k, *more: step_fn(s, batch, jax.random.fold_in(k, s.step), *more)),
@@ -62,25 +65,28 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   finite = jax.jit(lambda params: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
   meter = Meter(title, writer, first, train.steps, train.log_every, examples_per_step)
 
-  def broken(step: int, what: str):
+  def broken(what: str):
     last = checkpoints.latest()
     kept = "there is no checkpoint yet" if last is None else \
         f"the last good checkpoint is step {last} in {checkpoints.folder}"
-    return ValueError(f"{title}: {what} at step {step}; {kept}; train in a new workdir with a lower "
+    return ValueError(f"{title}: {what}; {kept}; train in a new workdir with a lower "
                       f"{title}.train.learning_rate (now {train.learning_rate:g}) or more warmup_steps")
 
   def settle(pending):
     """A step's metrics, once the next step is under way."""
     step, metrics = pending
     metrics = jax.device_get(metrics)
-    if not math.isfinite(metrics["loss"]):
-      raise broken(step, f"the loss is {float(metrics['loss'])}")
-    meter.add(step, metrics)
+    if guard.skips(metrics):
+      meter.add(step, {"skipped": 1})
+      if guard.skipped > train.skip_at_most:
+        raise broken(f"no finite loss and gradient at step {step}, nor at the {guard.skipped - 1} before it")
+    else:
+      meter.add(step, metrics)
 
   def save(step: int):
     if not finite(state.params):
-      raise broken(step, "a weight is no longer finite")
-    checkpoints.save(step, state, batches, meta)
+      raise broken(f"a weight is no longer finite at step {step}")
+    checkpoints.save(step, state, batches, {**(meta or {}), **guard.kept()})
 
   with signals() as caught, meter:
     pending, step = None, first
@@ -186,6 +192,10 @@ def signals():
       signal.signal(number, handler)
 
 
+COUNTED = ("skipped",)
+"""Metrics whose sum over an interval is told, not their mean."""
+
+
 class Meter:
   """Means over the interval since the last line, to the writers and to the screen."""
 
@@ -230,6 +240,7 @@ class Meter:
   def _line(self, step: int):
     now = time.perf_counter()
     values = {name: mean.value() for name, mean in self.sums.items() if float(mean.count)}
+    values |= {name: float(self.sums[name].total) for name in COUNTED if name in self.sums}
     self.said = text = describe(values)
     if step > self.since_step:
       rate = (step - self.since_step) / max(now - self.since, 1e-9)   # steps a second
@@ -246,9 +257,11 @@ class Meter:
 def describe(values: dict[str, float]) -> str:
   """"loss 1.23 (text_to_image/image 1.20, infill/image 1.30), 24.1 dB"."""
   tasks = ", ".join(f"{name[5:]} {value:.2f}" for name, value in values.items() if name.startswith("loss/"))
-  text = f"loss {values['loss']:.3f}" + (f" ({tasks})" if tasks else "")
+  text = f"loss {values.get('loss', math.nan):.3f}" + (f" ({tasks})" if tasks else "")
   if "psnr_db" in values:
     text += f", {values['psnr_db']:.1f} dB"
   if "codebook_usage" in values:
     text += f", {values['codebook_usage']:.0%} of codes used"
+  if values.get("skipped"):
+    text += f", {values['skipped']:.0f} skipped"
   return text

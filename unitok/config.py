@@ -134,6 +134,9 @@ class Train:
   """Steps between pictures in the run's report."""
   keep_last: int = 2
   """Checkpoints kept."""
+  skip_at_most: int = 20
+  """Steps in a row whose loss or gradient may not be finite: each changes nothing and is counted; one more stops the
+  run."""
 
 
 @dataclass(frozen=True)
@@ -409,6 +412,8 @@ def check_train(train: Train, field: str):
     if getattr(train, name) < 1:
       never = f"; for never, give more than {field}.steps" if name.endswith("_every") else ""
       raise ValueError(f"{field}.{name}: {getattr(train, name)} must be 1 or more{never}")
+  if train.skip_at_most < 0:
+    raise ValueError(f"{field}.skip_at_most: {train.skip_at_most} must be 0 or more steps")
 
 
 DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds}
@@ -552,7 +557,7 @@ def _tuples(value: Any) -> Any:
 
 
 FREE = ("evaluation.", "sampling.", "mesh.", "compute_dtype", "tensorboard", "wandb", "log_every", "save_every",
-        "sample_every", "keep_last", "on_bad")
+        "sample_every", "keep_last", "on_bad", "skip_at_most")
 """Fields (by first or last name) that may differ between two commands on one workdir: they change nothing made."""
 
 
