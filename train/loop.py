@@ -13,7 +13,7 @@ import rich.console
 import rich.progress
 from etils import epath
 
-from train.guard import Guard
+from train.guard import BACKS, Guard
 from unitok import config
 from unitok.checkpoint import Checkpoints
 from unitok.data.record import BadRecord
@@ -45,8 +45,10 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   called every `sample_every` steps and at the end. `state` is used up (donated). meta is kept in each checkpoint.
   Interrupted after SIGINT or SIGTERM, a checkpoint written (a second signal stops at once). So it is before a BadRecord
   of the batches goes on: what was learned up to there stays.
-  ValueError where more than `train.skip_at_most` steps in a row have no finite loss or are skipped, or a weight is not
-  finite; no such weights are ever saved.
+  After a spike (`train.spike_deviations`) the run is back at its newest checkpoint and goes on with the first batch that
+  it has not learned from; what follows depends on no more than the checkpoint and that batch's place.
+  ValueError where more than `train.skip_at_most` steps in a row have no finite loss or are skipped, a weight is not
+  finite, or spikes lead back to one checkpoint again and again; no such weights are ever saved.
   """
   mesh = make_mesh() if mesh is None else mesh
   config.check_train(train, f"{title}.train")
@@ -57,8 +59,9 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
     state, first = restored.state, restored.step
   else:
     first = 0
-  guard = Guard(train, restored.meta if restored else {})
+  guard, backs = Guard(train, restored.meta if restored else {}), (first, 0)
   writer.resume(first)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
   places = jax.tree.map(lambda x: x.sharding, state)
   advance = jax.jit(under(mesh, lambda s, batch, k, *more: step_fn(s, batch, jax.random.fold_in(k, s.step), *more)),
                     donate_argnums=0, out_shardings=(places, None))
@@ -72,16 +75,36 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
     return ValueError(f"{title}: {what}; {kept}; train in a new workdir with a lower "
                       f"{title}.train.learning_rate (now {train.learning_rate:g}) or more warmup_steps")
 
-  def settle(pending):
-    """A step's metrics, once the next step is under way."""
+  def settle(pending) -> bool:
+    """A step's metrics, once the next step is under way; true where its loss is a spike to go back from."""
     step, metrics = pending
     metrics = jax.device_get(metrics)
+    loss, bound = float(metrics["loss"]), guard.bound()
+    if loss > bound and checkpoints.latest() is not None:
+      print(f"{title}: the loss {loss:.4g} of step {step} is above {bound:.4g}", flush=True)
+      return True
     if guard.skips(metrics):
       meter.add(step, {"skipped": 1})
       if guard.skipped > train.skip_at_most:
         raise broken(f"no finite loss and gradient at step {step}, nor at the {guard.skipped - 1} before it")
     else:
       meter.add(step, metrics)
+      guard.add(loss)
+    return False
+
+  def back(step: int):
+    """(state, step) of the newest checkpoint, the batches since used up."""
+    nonlocal guard, backs
+    checkpoints.wait()
+    restored = checkpoints.restore_latest(shapes)
+    backs = (restored.step, backs[1] + 1 if backs[0] == restored.step else 1)
+    if backs[1] > BACKS:
+      raise broken(f"spikes of the loss have led back to step {restored.step} {BACKS} times, now at step {step} again")
+    guard = Guard(train, restored.meta)
+    writer.resume(restored.step)
+    meter.back(restored.step, step - restored.step)
+    print(f"{title}: back to step {restored.step}; the {step - restored.step} batches since are passed over", flush=True)
+    return restored.state, restored.step
 
   def save(step: int):
     if not finite(state.params):
@@ -89,28 +112,29 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
     checkpoints.save(step, state, batches, {**(meta or {}), **guard.kept()})
 
   with signals() as caught, meter:
-    pending, step = None, first
+    pending, step, again = None, first, None
     while step < train.steps:
       try:
-        batch = next(batches)
+        batch = next(batches) if again is None else again
       except BadRecord:
-        if step > first:
-          if pending:
-            settle(pending)
+        if step > first and not (pending and settle(pending)):
           save(step)
           checkpoints.wait()
         raise
       state, metrics = advance(state, place_batch(batch, mesh), key, *given)
       step += 1
-      if pending:
-        settle(pending)
-      pending = (step, metrics)
+      if pending and settle(pending):
+        (state, step), pending, again = back(step - 1), None, batch
+        continue
+      pending, again = (step, metrics), None
       stop, last = caught(), step == train.steps
       due = step % train.save_every == 0
       sample = on_sample and (step % train.sample_every == 0 or last)
       if stop or last or due or sample:
-        settle(pending)
-        pending = None
+        spike, pending = settle(pending), None
+        if spike:
+          state, step = back(step)
+          continue
       if stop or last or due:
         with meter.paused():
           save(step)
@@ -192,7 +216,7 @@ def signals():
       signal.signal(number, handler)
 
 
-COUNTED = ("skipped",)
+COUNTED = ("skipped", "passed_over")
 """Metrics whose sum over an interval is told, not their mean."""
 
 
@@ -235,6 +259,11 @@ class Meter:
       self.sums[name] = self.sums[name] + value if name in self.sums else value
     if step % self.every == 0 or step == self.steps:
       self._line(step)
+    self.bar.update(self.row, completed=step)
+
+  def back(self, step: int, batches: int):
+    """The run is at this earlier step again, with so many batches passed over, which the next line tells."""
+    self.sums, self.since, self.since_step = {"passed_over": Mean(batches, 1)}, None, step
     self.bar.update(self.row, completed=step)
 
   def _line(self, step: int):

@@ -137,6 +137,10 @@ class Train:
   skip_at_most: int = 20
   """Steps in a row whose loss or gradient may not be finite: each changes nothing and is counted; one more stops the
   run."""
+  spike_deviations: float = 0.0
+  """A loss so many standard deviations above the mean of the last `spike_window` steps is a spike: the run goes back to
+  its last checkpoint and on with the batches behind those seen since (as PaLM's did, 2204.02311); 0: never."""
+  spike_window: int = 100
 
 
 @dataclass(frozen=True)
@@ -414,6 +418,10 @@ def check_train(train: Train, field: str):
       raise ValueError(f"{field}.{name}: {getattr(train, name)} must be 1 or more{never}")
   if train.skip_at_most < 0:
     raise ValueError(f"{field}.skip_at_most: {train.skip_at_most} must be 0 or more steps")
+  if not 0 <= train.spike_deviations < float("inf"):
+    raise ValueError(f"{field}.spike_deviations: {train.spike_deviations} must be a number from 0 on")
+  if train.spike_window < 2:
+    raise ValueError(f"{field}.spike_window: {train.spike_window} must be 2 or more steps")
 
 
 DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds}
