@@ -103,6 +103,24 @@ def test_judge_waits_and_then_pushes():
   jax.tree.map(lambda t, a, b: np.testing.assert_allclose(t, a + metrics["judge_balance"] * b, atol=1e-5), taken, pixels, pushed)
 
 
+@pytest.mark.parametrize("part", ["network", "judge"])
+def test_a_step_that_is_not_finite_changes_nothing(part):
+  """Neither the network, its moments and average nor the codebook nor the judge, wherever it comes from."""
+  _, step, state = made(JUDGED)
+  state = state._replace(step=jnp.int32(5))
+  assert step(state, PIXELS, jax.random.key(1))[1]["skipped"] == 0
+  spoilt = lambda tree: jax.tree.map(lambda x: x.at[0].set(jnp.nan), tree)
+  if part == "judge":
+    judge = state.extra["judge"]
+    judge = {**judge, "params": {**judge["params"], "leave": spoilt(judge["params"]["leave"])}}
+    state = state._replace(extra={**state.extra, "judge": judge})
+  else:
+    state = state._replace(params={**state.params, "encoder": spoilt(state.params["encoder"])})
+  after, metrics = step(state, PIXELS, jax.random.key(1))
+  assert metrics["skipped"] == 1 and after.step == 6 and metrics["gradient_norm"].shape == ()
+  jax.tree.map(np.testing.assert_array_equal, after[1:], state[1:])
+
+
 def test_judge_learns_to_tell():
   """Noise from flat colours; the balance of LeCAM and r1 only slow it down."""
   adversary = Adversary(dataclasses.replace(JUDGED, judge_learning_rate=1e-2, lecam=0.0, r1=0.0), FLOAT32)

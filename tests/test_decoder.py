@@ -154,3 +154,30 @@ def test_muon_orthogonalises_the_layers_and_leaves_the_rest_to_adamw():
   assert singular[0] / singular[-4] < 3 < raw[0] / raw[-4]
   step = np.abs(updates["embed"]["embedding"])
   np.testing.assert_allclose(step, step.mean(), rtol=1e-2)   # Adam's first step is the sign, whatever the gradient
+
+
+def random_batch(tasks: int, length: int = 24) -> Batch:
+  rng, order = np.random.default_rng(0), np.tile(np.arange(length, dtype=np.int32), (2, 1))
+  return Batch(inputs=rng.integers(0, 50, (2, length)), targets=rng.integers(0, 50, (2, length)),
+               loss_weights=rng.random((2, length), np.float32), order=order, visible_from=order,
+               visible_until=np.full_like(order, 2**30), segment_ids=np.ones_like(order),
+               tasks=rng.integers(0, tasks, (2, length)), positions=np.repeat(order[..., None], 3, -1).astype(np.float32))
+
+
+@pytest.mark.parametrize("train", [c.Train(warmup_steps=0), c.Train(warmup_steps=0, optimizer="muon")])
+def test_a_step_that_is_not_finite_changes_nothing(train):
+  """A target of infinite weight, or a gradient alone that overflows (its loss is finite): bits stay, the number goes on."""
+  language = Language(dataclasses.replace(OPTIONS, train=train), 50, ("a/text", "b/image"))
+  tx, batch = optimizer(train), random_batch(2)
+  state = decoder_state(language, tx, jax.random.key(0))
+  step = jax.jit(lambda s, b: decoder_step(language, tx, s, b, jax.random.key(1)))
+  good, metrics = step(state, batch)
+  assert metrics["skipped"] == 0 and (good.params["head"]["kernel"] != state.params["head"]["kernel"]).any()
+  weights = batch.loss_weights.copy()
+  weights[0, 3] = np.inf
+  steep = {**good.params, "norm": {"scale": jnp.full(32, 1e-37)}, "head": {"kernel": jnp.full((32, 50), 1e38)}}
+  for before, some in ((good, batch._replace(loss_weights=weights)), (good._replace(params=steep), batch)):
+    after, metrics = step(before, some)
+    assert metrics["skipped"] == 1 and after.step == before.step + 1
+    jax.tree.map(np.testing.assert_array_equal, after[1:], before[1:])
+  assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["gradient_norm"])

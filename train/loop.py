@@ -13,6 +13,7 @@ import rich.console
 import rich.progress
 from etils import epath
 
+from train.guard import BACKS, Guard
 from train.processes import agreement, first
 from unitok import config
 from unitok.checkpoint import Checkpoints
@@ -40,12 +41,15 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   """Trains `state` up to step `train.steps`, from the newest checkpoint where there is one -> the last state.
 
   step_fn(state, batch, key, *given) -> (state, metrics): pure; the key is `key` folded with the step, metrics are
-  scalars or Means; given: trees of arrays that stay as they are and that no checkpoint keeps. batches: an endless
-  iterator with get_state() and set_state(). on_sample(step, state) is called every `sample_every` steps and at the end.
-  `state` is used up (donated). meta is kept in each checkpoint.
+  scalars or Means, `skipped` among them 1 where the step changed nothing; given: trees of arrays that stay as they are
+  and that no checkpoint keeps. batches: an endless iterator with get_state() and set_state(). on_sample(step, state) is
+  called every `sample_every` steps and at the end. `state` is used up (donated). meta is kept in each checkpoint.
   Interrupted after SIGINT or SIGTERM, a checkpoint written (a second signal stops at once). So it is before a BadRecord
   of the batches goes on: what was learned up to there stays.
-  ValueError where the loss or the weights stop being finite; no such weights are ever saved.
+  After a spike (`train.spike_deviations`) the run is back at its newest checkpoint and goes on with the first batch that
+  it has not learned from; what follows depends on no more than the checkpoint and that batch's place.
+  ValueError where more than `train.skip_at_most` steps in a row have no finite loss or are skipped, a weight is not
+  finite, or spikes lead back to one checkpoint again and again; no such weights are ever saved.
   """
   mesh = make_mesh() if mesh is None else mesh
   config.check_train(train, f"{title}.train")
@@ -53,60 +57,87 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   state, given = place(state, mesh), place(given, mesh)
   restored = checkpoints.restore_latest(state, batches)
   if restored:
-    state, first = restored.state, restored.step
+    state, start = restored.state, restored.step
   else:
-    first = 0
-  writer.resume(first)
+    start = 0
+  guard, backs = Guard(train, restored.meta if restored else {}), (start, 0)
+  writer.resume(start)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
   places = jax.tree.map(lambda x: x.sharding, state)
   advance = jax.jit(under(mesh, lambda s, batch, k, *more: step_fn(s, batch, jax.random.fold_in(k, s.step), *more)),
                     donate_argnums=0, out_shardings=(places, None))
   finite = jax.jit(lambda params: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
-  meter = Meter(title, writer, first, train.steps, train.log_every, examples_per_step)
+  meter = Meter(title, writer, start, train.steps, train.log_every, examples_per_step)
 
-  def broken(step: int, what: str):
+  def broken(what: str):
     last = checkpoints.latest()
     kept = "there is no checkpoint yet" if last is None else \
         f"the last good checkpoint is step {last} in {checkpoints.folder}"
-    return ValueError(f"{title}: {what} at step {step}; {kept}; train in a new workdir with a lower "
+    return ValueError(f"{title}: {what}; {kept}; train in a new workdir with a lower "
                       f"{title}.train.learning_rate (now {train.learning_rate:g}) or more warmup_steps")
 
-  def settle(pending):
-    """A step's metrics, once the next step is under way."""
+  def settle(pending) -> bool:
+    """A step's metrics, once the next step is under way; true where its loss is a spike to go back from."""
     step, metrics = pending
     metrics = jax.device_get(metrics)
-    if not math.isfinite(metrics["loss"]):
-      raise broken(step, f"the loss is {float(metrics['loss'])}")
-    meter.add(step, metrics)
+    loss, bound = float(metrics["loss"]), guard.bound()
+    if loss > bound and checkpoints.latest() is not None:
+      print(f"{title}: the loss {loss:.4g} of step {step} is above {bound:.4g}", flush=True)
+      return True
+    if guard.skips(metrics):
+      meter.add(step, {"skipped": 1})
+      if guard.skipped > train.skip_at_most:
+        raise broken(f"no finite loss and gradient at step {step}, nor at the {guard.skipped - 1} before it")
+    else:
+      meter.add(step, metrics)
+      guard.add(loss)
+    return False
+
+  def back(step: int):
+    """(state, step) of the newest checkpoint, the batches since used up."""
+    nonlocal guard, backs
+    checkpoints.wait()
+    restored = checkpoints.restore_latest(shapes)
+    backs = (restored.step, backs[1] + 1 if backs[0] == restored.step else 1)
+    if backs[1] > BACKS:
+      raise broken(f"spikes of the loss have led back to step {restored.step} {BACKS} times, now at step {step} again")
+    guard = Guard(train, restored.meta)
+    writer.resume(restored.step)
+    meter.back(restored.step, step - restored.step)
+    print(f"{title}: back to step {restored.step}; the {step - restored.step} batches since are passed over", flush=True)
+    return restored.state, restored.step
 
   def save(step: int):
     if not finite(state.params):
-      raise broken(step, "a weight is no longer finite")
-    checkpoints.save(step, state, batches, meta)
+      raise broken(f"a weight is no longer finite at step {step}")
+    checkpoints.save(step, state, batches, {**(meta or {}), **guard.kept()})
 
   agreed = agreement(mesh)
   with signals() as caught, meter:
-    pending, step = None, first
+    pending, step, again = None, start, None
     while step < train.steps:
       try:
-        batch = next(batches)
+        batch = next(batches) if again is None else again
       except BadRecord:
-        if step > first and jax.process_count() == 1:   # the others have no bad record, and go on without this one
-          if pending:
-            settle(pending)
+        # of several processes the others have no bad record, and go on without this one
+        if jax.process_count() == 1 and step > start and not (pending and settle(pending)):
           save(step)
           checkpoints.wait()
         raise
       state, metrics = advance(state, place_batch(batch, mesh), key, *given)
       step += 1
-      if pending:
-        settle(pending)
-      pending = (step, metrics)
+      if pending and settle(pending):
+        (state, step), pending, again = back(step - 1), None, batch
+        continue
+      pending, again = (step, metrics), None
       stop, last = agreed(caught()), step == train.steps
       due = step % train.save_every == 0 or train.keep_every and step % train.keep_every == 0
       sample = on_sample and (step % train.sample_every == 0 or last)
       if stop or last or due or sample:
-        settle(pending)
-        pending = None
+        spike, pending = settle(pending), None
+        if spike:
+          state, step = back(step)
+          continue
       if stop or last or due:
         with meter.paused():
           save(step)
@@ -189,6 +220,10 @@ def signals():
       signal.signal(number, handler)
 
 
+COUNTED = ("skipped", "passed_over")
+"""Metrics whose sum over an interval is told, not their mean."""
+
+
 class Meter:
   """Means over the interval since the last line, to the writers and to the screen."""
 
@@ -230,9 +265,15 @@ class Meter:
       self._line(step)
     self.bar.update(self.row, completed=step)
 
+  def back(self, step: int, batches: int):
+    """The run is at this earlier step again, with so many batches passed over, which the next line tells."""
+    self.sums, self.since, self.since_step = {"passed_over": Mean(batches, 1)}, None, step
+    self.bar.update(self.row, completed=step)
+
   def _line(self, step: int):
     now = time.perf_counter()
     values = {name: mean.value() for name, mean in self.sums.items() if float(mean.count)}
+    values |= {name: float(self.sums[name].total) for name in COUNTED if name in self.sums}
     self.said = text = describe(values)
     if step > self.since_step:
       rate = (step - self.since_step) / max(now - self.since, 1e-9)   # steps a second
@@ -249,9 +290,11 @@ class Meter:
 def describe(values: dict[str, float]) -> str:
   """"loss 1.23 (text_to_image/image 1.20, infill/image 1.30), 24.1 dB"."""
   tasks = ", ".join(f"{name[5:]} {value:.2f}" for name, value in values.items() if name.startswith("loss/"))
-  text = f"loss {values['loss']:.3f}" + (f" ({tasks})" if tasks else "")
+  text = f"loss {values.get('loss', math.nan):.3f}" + (f" ({tasks})" if tasks else "")
   if "psnr_db" in values:
     text += f", {values['psnr_db']:.1f} dB"
   if "codebook_usage" in values:
     text += f", {values['codebook_usage']:.0%} of codes used"
+  if values.get("skipped"):
+    text += f", {values['skipped']:.0f} skipped"
   return text

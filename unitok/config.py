@@ -151,6 +151,13 @@ class Train:
   """Checkpoints kept, the newest."""
   keep_every: int = 0
   """Steps between checkpoints that are kept for ever beside those; 0: none."""
+  skip_at_most: int = 20
+  """Steps in a row whose loss or gradient may not be finite: each changes nothing and is counted; one more stops the
+  run."""
+  spike_deviations: float = 0.0
+  """A loss so many standard deviations above the mean of the last `spike_window` steps is a spike: the run goes back to
+  its last checkpoint and on with the batches behind those seen since (as PaLM's did, 2204.02311); 0: never."""
+  spike_window: int = 100
 
 
 @dataclass(frozen=True)
@@ -432,6 +439,12 @@ def check_train(train: Train, field: str):
       raise ValueError(f"{field}.{name}: {getattr(train, name)} must be 1 or more{never}")
   if train.keep_every < 0:
     raise ValueError(f"{field}.keep_every: {train.keep_every} must be a number of steps, or 0 for none")
+  if train.skip_at_most < 0:
+    raise ValueError(f"{field}.skip_at_most: {train.skip_at_most} must be 0 or more steps")
+  if not 0 <= train.spike_deviations < float("inf"):
+    raise ValueError(f"{field}.spike_deviations: {train.spike_deviations} must be a number from 0 on")
+  if train.spike_window < 2:
+    raise ValueError(f"{field}.spike_window: {train.spike_window} must be 2 or more steps")
 
 
 DATA: dict[str, type[Data]] = {"scenes": Scenes, "imagefolder": ImageFolder, "tfds": Tfds,
@@ -576,7 +589,7 @@ def _tuples(value: Any) -> Any:
 
 
 FREE = ("evaluation.", "sampling.", "mesh.", "compute_dtype", "tensorboard", "wandb", "log_every", "save_every",
-        "sample_every", "keep_last", "keep_every", "on_bad")
+        "sample_every", "keep_last", "keep_every", "on_bad", "skip_at_most")
 """Fields (by first or last name) that may differ between two commands on one workdir: they change nothing made."""
 
 

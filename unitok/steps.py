@@ -25,6 +25,14 @@ class TrainState(NamedTuple):
   extra: dict               # "average": the weights' running mean; "quantizer": its state; "judge": where there is one
 
 
+def unless_broken(finite, new, old):
+  """The tree `new`, or `old` where the loss or a gradient is not finite: such a step changes nothing but its number.
+
+  A choice by number in the loops that update the weights anyway: there is no second pass over them.
+  """
+  return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+
 # ---- image tokenizer
 
 class Tokenizer:
@@ -93,7 +101,10 @@ def tokenizer_state(tokenizer: Tokenizer, tx, key) -> TrainState:
 
 
 def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key, perceptual=None):
-  """One update on u8[b h w 3] -> (state, metrics). perceptual: LPIPS' weights, where that loss has a weight."""
+  """One update on u8[b h w 3] -> (state, metrics). perceptual: LPIPS' weights, where that loss has a weight.
+
+  Where the loss or a gradient, also the judge's, is not finite nothing is updated and `skipped` is 1.
+  """
   train, losses, target, extra = tokenizer.options.train, tokenizer.options.losses, to_pm1(pixels), dict(state.extra)
 
   def forward(params):
@@ -122,7 +133,11 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key, per
   params = {**params, "quantizer": quantizer}
   extra |= {"average": averaged(extra["average"], params, train.ema_decay, state.step), "quantizer": carried}
   extra["average"]["quantizer"] = quantizer
-  metrics = {"loss": of_pixels + of_codes, "psnr_db": -10 * jnp.log10(((painted - target) ** 2).mean() / 4),
+  loss, norm = of_pixels + of_codes, optax.tree.norm(grads)
+  finite = jnp.isfinite(loss + norm + judged.get("judge_gradient_norm", 0.0))
+  params, opt_state, extra = unless_broken(finite, (params, opt_state, extra),
+                                           (state.params, state.opt_state, dict(state.extra)))
+  metrics = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite, "psnr_db": -10 * jnp.log10(((painted - target) ** 2).mean() / 4),
              "revived": revived, **parts, **quantized.losses, **judged,
              **{f"codebook_{k}": v for k, v in usage(carried["counts"] * (carried["counts"] > 1e-2)).items()}}
   return TrainState(state.step + 1, params, opt_state, extra), metrics
@@ -216,18 +231,24 @@ def know_codes(state: TrainState, ids, vectors, key) -> TrainState:
 
 
 def decoder_step(model: Language, tx, state: TrainState, batch, key):
-  """One update on a packed batch -> (state, metrics); `loss/TASK` and `padding` (share of the tokens) are Means."""
+  """One update on a packed batch -> (state, metrics); `loss/TASK` and `padding` (share of the tokens) are Means.
+
+  Where the loss or a gradient is not finite nothing is updated and `skipped` is 1.
+  """
   (loss, tasks), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, batch)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = averaged(state.extra["average"], params, model.options.train.ema_decay, state.step)
-  metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads),
+  norm = optax.tree.norm(grads)
+  finite = jnp.isfinite(loss + norm)
+  params, opt_state, extra = unless_broken(finite, (params, opt_state, {"average": average}), state[1:])
+  metrics = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite,
              "padding": Mean.of((batch.segment_ids == 0).astype(jnp.float32)),
              **{f"loss/{name}": Mean(tasks.total[n], tasks.count[n]) for n, name in enumerate(model.tasks)},
              **{f"share/{name}": Mean(tasks.count[n], tasks.count.sum()) for n, name in enumerate(model.tasks)}}
   if model.options.gradients_every:
     metrics |= conflict(model, state, batch)
-  return TrainState(state.step + 1, params, opt_state, {"average": average}), metrics
+  return TrainState(state.step + 1, params, opt_state, extra), metrics
 
 
 def conflict(model: Language, state: TrainState, batch) -> dict[str, Mean]:

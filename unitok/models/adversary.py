@@ -67,7 +67,8 @@ class Adversary:
           state["params"], state["means"], painted, target)
       updates, opt_state = self.tx.update(grads, state["opt_state"], state["params"])
       new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state, "means": means}
-      return new, balance * push, {"judge": loss, "judge_balance": balance, **told}
+      return new, balance * push, {"judge": loss, "judge_balance": balance,
+                                 "judge_gradient_norm": optax.tree.norm(grads), **told}
 
     def wait(state):
       return state, jnp.zeros_like(painted), jax.tree.map(
