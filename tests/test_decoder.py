@@ -8,7 +8,7 @@ import pytest
 
 from unitok import config as c
 from unitok.models.attention import rotate, rotation
-from unitok.models.decoder import check
+from unitok.models.decoder import REMAT, check
 from unitok.models.rule import Rule
 from unitok.optim import optimizer
 from unitok.sequence import Batch
@@ -73,6 +73,25 @@ def test_unrolled_layers_are_the_same():
     return jax.value_and_grad(lambda params: (out(params) ** 2).mean())(language.init(jax.random.key(0)))
 
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), both(1), both(2))
+
+
+@pytest.mark.parametrize("name", [name for name in REMAT if name != "none"])
+def test_what_is_computed_again_is_the_same_and_not_kept(name):
+  """Outputs and gradients; temporary bytes of the compiled gradient, of which a layer's own are the larger part here."""
+  options = dataclasses.replace(OPTIONS, layers=4, hidden=256)
+  ids, rule = jnp.arange(256).reshape(4, 64) % 7, causal(4, 64)
+  positions = jnp.tile(jnp.arange(64)[None, :, None], (4, 1, 3))
+
+  def both(name):
+    language = Language(dataclasses.replace(options, remat=name), 100, ())
+    params = language.init(jax.random.key(0))
+    loss = lambda params: (language.model(params)(ids, positions, rule) ** 2).mean()
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(params).compile()
+    return compiled(params), compiled.memory_analysis().temp_size_in_bytes
+
+  (kept, before), (again, after) = both("none"), both(name)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), again, kept)
+  assert after < (0.5 if name == "layer" else 0.8) * before
 
 
 def test_know_codes_puts_near_codes_near_and_leaves_the_rest():

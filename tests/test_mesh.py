@@ -1,11 +1,11 @@
 """Eight devices train as one does: pure data parallelism, and fsdp 2 x tensor 2 x data 2, by the table of rules."""
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import eight_devices
 
 TEST = Path(__file__).resolve()
 MESHES = {"one": None, "data": dict(data=8), "all": dict(data=2, fsdp=2, tensor=2)}
@@ -83,8 +83,7 @@ def measure(folder: Path) -> dict:
       "tokenizer": (functools.partial(tokenizer_state, tokenizer, tokenizer_tx),
                     functools.partial(tokenizer_step, tokenizer, tokenizer_tx),
                     rng.integers(0, 256, (8, 16, 16, 3), np.uint8), options.train)}
-  single = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1],
-                         axis_types=(jax.sharding.AxisType.Auto,) * 3)
+  single = make_mesh(c.Mesh(), jax.devices()[:1])
   report = {"devices": jax.device_count()}
   for model, (build, step, batch, options) in models.items():
     report[model] = {}
@@ -117,14 +116,7 @@ def measure(folder: Path) -> dict:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
   folder = tmp_path_factory.mktemp("mesh")
-  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-  paths = os.pathsep.join(filter(None, [str(TEST.parents[1]), os.environ.get("PYTHONPATH")]))
-  run = subprocess.run([sys.executable, str(TEST), str(folder)], capture_output=True, text=True, timeout=600,
-                       env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": paths})
-  assert run.returncode == 0, run.stderr[-3000:]
-  found = json.loads(run.stdout.splitlines()[-1])
-  assert found["devices"] == 8
-  return found
+  return eight_devices.report(TEST, folder)
 
 
 @pytest.mark.slow

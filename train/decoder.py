@@ -19,7 +19,7 @@ from unitok.models.precision import choose
 from unitok.optim import optimizer
 from unitok.run import (check_vocabulary, code_vectors, load_decoder, load_decoder_weights, read_vocabulary,
                         with_steps)
-from unitok.sharding import check_batch, create, make_mesh, place, rows_here
+from unitok.sharding import check_batch, check_decoder, create, make_mesh, place, rows_here
 from unitok.steps import Language, TrainState, decoder_state, decoder_step, know_codes
 from unitok.vocab import Vocabulary, image_blocks
 
@@ -74,15 +74,17 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
 def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
   """(seed, documents, model, optimizer, state) at step 0."""
   options, seed = config.decoder, jax.random.fold_in(jax.random.key(config.seed), 2)
+  check_decoder(options, vocabulary.size, mesh)
   folders = [epath.Path(folder) / "codes" / "train" for folder in (workdir, *options.also)]
-  check_batch(options.train.batch_size, mesh, f"{STAGE}.train.batch_size")
+  check_batch(options.train.batch_size, mesh, f"{STAGE}.train.batch_size", options.train.accumulate)
   documents = batches([CodeShards(folder) for folder in folders], vocabulary, options, config.seed,
                       rows=rows_here(mesh, options.train.batch_size))
   tasks, precision = tuple(task_names(options, vocabulary)), choose(config.compute_dtype)
   model = Language(options, vocabulary.size, tasks, precision, vocabulary.further)
   frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
   tx = optimizer(options.train, frozen, precision.products)
-  return seed, documents, model, tx, create(functools.partial(decoder_state, model, tx), mesh, seed)
+  return seed, documents, model, tx, create(
+      functools.partial(decoder_state, model, tx), mesh, seed, zero1=config.mesh.zero1)
 
 
 def trial(config: Config, workdir, vocabulary: Vocabulary, mesh):

@@ -53,7 +53,7 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   """
   mesh = make_mesh() if mesh is None else mesh
   config.check_train(train, f"{title}.train")
-  check_batch(train.batch_size, mesh, f"{title}.train.batch_size")
+  check_batch(train.batch_size, mesh, f"{title}.train.batch_size", train.accumulate)
   state, given = place(state, mesh), place(given, mesh)
   restored = checkpoints.restore_latest(state, batches)
   if restored:
@@ -170,7 +170,7 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
   train, kept, start = getattr(options, stage).train, read_steps(workdir), time.perf_counter()
   if stage not in kept:
     state, step_fn, batches, mesh = trial()
-    check_batch(train.batch_size, mesh, f"{stage}.train.batch_size")
+    check_batch(train.batch_size, mesh, f"{stage}.train.batch_size", train.accumulate)
     once, each = seconds_a_step(state, step_fn, batches, mesh)
     batches.close()
     left = seconds - (time.perf_counter() - start) - once   # it is compiled again, with the schedule of its steps

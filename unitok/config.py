@@ -128,7 +128,10 @@ class Train:
   """One stage's optimisation."""
   steps: int = 1_000
   batch_size: int = 32
-  """Pictures a step (tokenizer), packed rows a step (decoder)."""
+  """Pictures a step (tokenizer), packed rows a step (decoder), of all devices and parts together."""
+  accumulate: int = 1
+  """Parts of a decoder's batch that are computed one after another, so that fewer rows are held at a time; the step is
+  the same, means are over the whole batch."""
   optimizer: Literal["adamw", "muon"] = "adamw"
   """muon: orthogonalised momentum for the matrices inside the layers, AdamW for the rest."""
   learning_rate: float = 1e-3
@@ -312,12 +315,21 @@ class Decoder:
   """Width of the SwiGLU that predicts the further codes of a place, where it has several (quantizer.books)."""
   unroll: int = 1
   """Layers of the training step written out one after another: longer to compile, on a CPU up to 1.2 times faster."""
+  remat: Literal["none", "layer", "dots"] = "none"
+  """What a layer computes again in the backward pass, so that less is kept: none; layer: all of it; dots: all but its
+  matrix products with weights."""
+  loss_chunk: int = 0
+  """Tokens of a device whose logits are held at a time, computed again in the backward pass: for large vocabularies. 0:
+  all of them, which is faster."""
   rope_base: float = 1_000.0
   grid_embedding: int = 64
   """Rows and columns of a picture that have a learned embedding, added to the rotary positions; 0: none."""
   attention: Literal["auto", "dense", "blocks", "fused"] = "auto"
   """dense: with the whole mask; blocks: by blocks of 128 tokens, what nobody sees passed over; fused: the same in a
   kernel for GPU and TPU; auto: dense in rows of less than 512 tokens (2,048 on GPU and TPU), else blocks or fused."""
+  sequence_attention: Literal["ring", "ulysses"] = "ring"
+  """Of rows whose tokens lie over several devices (mesh.sequence). ring: keys and values go round, by blocks; ulysses:
+  each device has some heads of all tokens, of which there must be enough."""
   row_length: int = 256
   """Tokens of a packed training row."""
   z_loss: float = 1e-4
@@ -397,8 +409,15 @@ class Init:
 class Mesh:
   """Named axes of the device mesh; -1 takes what is left."""
   data: int = -1
+  """Rows of a batch; every device has all weights."""
   fsdp: int = 1
+  """Rows of a batch, and the weights with the optimizer's state (ZeRO-3)."""
   tensor: int = 1
+  """Heads, the MLPs' width and the vocabulary."""
+  sequence: int = 1
+  """Tokens of a row."""
+  zero1: bool = False
+  """The optimizer's state lies over `data`, too, with the weights as they are (ZeRO-1)."""
 
 
 @dataclass(frozen=True)
@@ -432,8 +451,8 @@ def check_size(size: tuple[int, ...], side: int, field: str, unit: str):
 
 
 def check_train(train: Train, field: str):
-  """ValueError naming the field unless each number of steps, and of checkpoints, is one."""
-  for name in ("steps", "log_every", "save_every", "sample_every", "keep_last"):
+  """ValueError naming the field unless each number of steps, of parts and of checkpoints is one."""
+  for name in ("steps", "accumulate", "log_every", "save_every", "sample_every", "keep_last"):
     if getattr(train, name) < 1:
       never = f"; for never, give more than {field}.steps" if name.endswith("_every") else ""
       raise ValueError(f"{field}.{name}: {getattr(train, name)} must be 1 or more{never}")
@@ -589,7 +608,8 @@ def _tuples(value: Any) -> Any:
 
 
 FREE = ("evaluation.", "sampling.", "mesh.", "compute_dtype", "tensorboard", "wandb", "log_every", "save_every",
-        "sample_every", "keep_last", "keep_every", "on_bad", "skip_at_most")
+        "sample_every", "keep_last", "keep_every", "on_bad", "skip_at_most", "accumulate", "remat", "loss_chunk",
+        "sequence_attention")
 """Fields (by first or last name) that may differ between two commands on one workdir: they change nothing made."""
 
 

@@ -1,9 +1,11 @@
-"""Cross-entropy where loss_weights says, apart by task, with z-loss; what two pictures differ by; a judge's hinge."""
+"""Cross-entropy where loss_weights says, whole or in chunks, with z-loss; what two pictures differ by; a judge's hinge."""
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from unitok.metrics import Mean
 from unitok.models.lpips import lpips
+from unitok.sharding import ACTIVATIONS, ROWS, in_use
 
 
 def cross_entropy(logits, targets):
@@ -12,9 +14,54 @@ def cross_entropy(logits, targets):
   return log_z - jnp.take_along_axis(logits, targets[:, None], -1)[:, 0], log_z
 
 
-def weighted(nats, squares, weights, z_weight: float):
-  """Mean nats + z_weight · mean log²Z (`squares`) over the weights, f32[n] each."""
-  return ((nats + z_weight * squares) * weights).sum() / jnp.maximum(weights.sum(), 1e-9)
+def cross_entropy_in_chunks(x, kernel, targets, times, chunk: int):
+  """`cross_entropy` of the logits x · kernel, f32[b l] each, that are never there as a whole.
+
+  x [b l w], kernel f32[w v], targets i32[b l]; times(x [n w], kernel) -> f32[n v]. `chunk` tokens of a device are looked
+  at together, and again in the backward pass. Where a mesh is in use each device has its own rows and tokens and, where
+  tensor divides v, its own columns: the largest logit, the sum and the target's logit go over that axis (Shoeybi 2019,
+  1909.08053, section 3), the logits never; the gradient of the kernel is added up over the rows once, behind all chunks.
+  """
+  mesh = in_use()
+  if not mesh:
+    return _in_chunks(x, kernel, targets, times, chunk)
+  split = kernel.shape[1] % mesh.shape["tensor"] == 0
+  tokens, columns = ACTIVATIONS["hidden"], ACTIVATIONS["head"] if split else P()
+
+  def own(x, kernel, targets):
+    kernel = jax.lax.pcast(kernel, (*ROWS, "sequence"), to="varying")
+    if not split:
+      return _in_chunks(x, kernel, targets, times, chunk)
+    return _in_chunks(jax.lax.pcast(x, "tensor", to="varying"), kernel, targets, times, chunk, "tensor")
+
+  return jax.shard_map(own, in_specs=(tokens, columns, tokens), out_specs=(tokens, tokens))(x, kernel, targets)
+
+
+def _in_chunks(x, kernel, targets, times, chunk: int, axis: str | None = None):
+  """axis: the mesh axis over whose devices the columns lie in turn."""
+  over = (lambda how, x: how(x, axis)) if axis else (lambda how, x: x)
+  columns = jnp.arange(kernel.shape[1]) + (jax.lax.axis_index(axis) * kernel.shape[1] if axis else 0)
+  size = min(chunk, targets.size)
+  more = -targets.size % size
+  flat = (x.reshape(-1, x.shape[-1]), targets.reshape(-1))
+  flat = (jnp.pad(one, ((0, more), *[(0, 0)] * (one.ndim - 1))).reshape(-1, size, *one.shape[1:]) for one in flat)
+
+  def some(x, targets):
+    logits = times(x, kernel)
+    most = over(jax.lax.pmax, jax.lax.stop_gradient(logits.max(-1)))
+    log_z = most + jnp.log(over(jax.lax.psum, jnp.exp(logits - most[:, None]).sum(-1)))
+    return log_z - over(jax.lax.psum, jnp.where(columns == targets[:, None], logits, 0.0).sum(-1)), log_z
+
+  some = jax.checkpoint(some, prevent_cse=False)
+  found = jax.lax.map(lambda chunk: some(*chunk), tuple(flat))
+  return tuple(one.reshape(-1)[:targets.size].reshape(targets.shape) for one in found)
+
+
+def weighted(nats, squares, weights, z_weight: float, total=None):
+  """Mean nats + z_weight · mean log²Z (`squares`) over the weights, f32[n] each; total: their sum, where these are but
+  some of them."""
+  total = weights.sum() if total is None else total
+  return ((nats + z_weight * squares) * weights).sum() / jnp.maximum(total, 1e-9)
 
 
 def by_task(nats, weights, tasks, count: int) -> Mean:

@@ -1,4 +1,5 @@
 """The device mesh, the one table of rules, and placing a tree by it. One device is a mesh of one."""
+import math
 import re
 
 import jax
@@ -8,61 +9,98 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from unitok import config
 from unitok.optim import path_name
 
+AXES = ("data", "fsdp", "sequence", "tensor")
+"""Of the mesh, the slowest links first: rows lie over data and fsdp, weights over fsdp and tensor, tokens over sequence."""
+ROWS = ("data", "fsdp")
+
 RULES: tuple[tuple[str, P], ...] = (
     (r"embed/embedding$", P("tensor", "fsdp")),                       # [v w]
     (r"layers/(qkv|gate_up)/kernel$", P(None, "fsdp", "tensor")),     # [layers w out]
     (r"layers/(out|down)/kernel$", P(None, "tensor", "fsdp")),        # [layers in w]
     (r"(head|depth/gate_up)/kernel$", P("fsdp", "tensor")),           # [w v], [w out]
     (r"depth/down/kernel$", P("tensor", "fsdp")),                     # [in w]
-    (r"kernel$", P("fsdp", None)),                                    # the image tokenizer's
-    (r"", P()),
+    (r"", P()),                                                       # the image tokenizer, its judge, norms, biases
 )
 """(regular expression of a parameter's path, its spec), the first that matches. Moments and running means end in
-the same paths, so they lie where their parameters lie. An axis that does not divide its side is left out."""
+the same paths, so they lie where their parameters lie. An axis that does not divide its side is left out; fsdp, where it
+has no side by the table, takes the longest one that it divides, of stacked layers not their number."""
 
-BATCH = P(("data", "fsdp"))
-"""The spec of a batch's first side."""
+ACTIVATIONS: dict[str, P] = {
+    "batch": P(ROWS),                              # [b …]
+    "hidden": P(ROWS, "sequence"),                 # [b l w]
+    "queries": P(ROWS, None, ("tensor", "sequence")),   # [b l h d]: all tokens of some heads
+    "keys": P(ROWS, ("tensor", "sequence")),       # [b g l d], and values
+    "ring queries": P(ROWS, "sequence", "tensor"),      # [b l h d]: some tokens of some heads
+    "ring keys": P(ROWS, "tensor", "sequence"),    # [b g l d], and values
+    "head": P(None, "tensor"),                     # [w v]: the head's columns beside those, gathered over fsdp
+}
+"""What runs between them, by name."""
+
+MOMENTS = r"(^|/)\.?opt_state/"
+"""Paths of the optimizer's state, which `zero1` spreads over data, too."""
 
 
-def make_mesh(options: config.Mesh = config.Mesh()) -> jax.sharding.Mesh:
-  """The mesh over all devices; one axis may be -1 and takes what is left. ValueError with the numbers otherwise."""
-  sizes, devices = [options.data, options.fsdp, options.tensor], jax.device_count()
-  said = f"mesh: data {sizes[0]} x fsdp {sizes[1]} x tensor {sizes[2]}"
+def make_mesh(options: config.Mesh = config.Mesh(), devices=None) -> jax.sharding.Mesh:
+  """The mesh over all devices (or these); one axis may be -1 and takes what is left. ValueError with the numbers
+  otherwise."""
+  sizes, count = [getattr(options, name) for name in AXES], len(devices or jax.devices())
+  said = f"mesh: {' x '.join(f'{name} {n}' for name, n in zip(AXES, sizes))}"
   if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
     raise ValueError(f"{said}: every axis must be 1 or more, one of them may be -1")
-  given = int(np.prod([n for n in sizes if n != -1]))
-  if devices % given or (-1 not in sizes and given != devices):
-    raise ValueError(f"{said} does not fill the {devices} device(s) here; take numbers whose product is {devices}, "
+  given = math.prod(n for n in sizes if n != -1)
+  if count % given or (-1 not in sizes and given != count):
+    raise ValueError(f"{said} does not fill the {count} device(s) here; take numbers whose product is {count}, "
                      "or -1 for one of them")
-  sizes = [devices // given if n == -1 else n for n in sizes]
-  return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+  sizes = [count // given if n == -1 else n for n in sizes]
+  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def specs(tree, mesh):
-  """A NamedSharding for every array of a tree (arrays or their shapes) by the table."""
+def specs(tree, mesh, zero1: bool = False):
+  """A NamedSharding for every array of a tree (arrays or their shapes) by the table.
+
+  zero1: the optimizer's state lies over data, too (ZeRO-1, Rajbhandari 2019, 1910.02054).
+  """
   def one(path, leaf):
-    spec = next(spec for rule, spec in RULES if re.search(rule, path_name(path)))
-    axes = list(spec) + [None] * (leaf.ndim - len(spec))
-    if len(spec) > leaf.ndim:
-      axes = []
-    fits = lambda n, axis: axis and leaf.shape[n] % mesh.shape[axis] == 0
-    return NamedSharding(mesh, P(*(axis if fits(n, axis) else None for n, axis in enumerate(axes))))
+    name = path_name(path)
+    spec = next(spec for rule, spec in RULES if re.search(rule, name))
+    sides = [()] * leaf.ndim
+    shares = lambda side: math.prod(mesh.shape[axis] for axis in sides[side])
+    fits = lambda side, axis: leaf.shape[side] % (shares(side) * mesh.shape[axis]) == 0
+
+    def longest(axis):
+      free = [side for side in range("layers/" in name, leaf.ndim) if fits(side, axis)]
+      if free and mesh.shape[axis] > 1:
+        side = max(free, key=lambda side: leaf.shape[side] // shares(side))
+        sides[side] += (axis,)
+
+    for side, axis in enumerate(spec if len(spec) <= leaf.ndim else ()):
+      if axis and fits(side, axis):
+        sides[side] = (axis,)
+    if not any("fsdp" in axes for axes in sides):
+      longest("fsdp")
+    if zero1 and re.search(MOMENTS, name):
+      longest("data")
+    return NamedSharding(mesh, P(*(axes[0] if len(axes) == 1 else axes or None for axes in sides)))
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def place(tree, mesh):
-  """The tree on the mesh, by the table."""
-  return jax.device_put(tree, specs(tree, mesh))
+  """The tree on the mesh, by the table; the optimizer's state stays where `create` made it on this mesh."""
+  def one(path, leaf, spec):
+    there = getattr(leaf, "sharding", None)
+    made = isinstance(there, NamedSharding) and there.mesh == mesh and re.search(MOMENTS, path_name(path))
+    return there if made else spec
+  return jax.device_put(tree, jax.tree_util.tree_map_with_path(one, tree, specs(tree, mesh)))
 
 
-def create(build, mesh, *arguments):
+def create(build, mesh, *arguments, zero1: bool = False):
   """`build(*arguments)` made where the table wants it: no device ever holds the whole."""
-  return jax.jit(build, out_shardings=specs(jax.eval_shape(build, *arguments), mesh))(*arguments)
+  return jax.jit(build, out_shardings=specs(jax.eval_shape(build, *arguments), mesh, zero1))(*arguments)
 
 
 def place_batch(batch, mesh):
   """Every array's first side over data and fsdp; this process's rows where there are several processes."""
-  sharding = NamedSharding(mesh, BATCH)
+  sharding = NamedSharding(mesh, ACTIVATIONS["batch"])
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
@@ -73,30 +111,73 @@ def rows_here(mesh, size: int) -> np.ndarray:
 
 
 def under(mesh, function):
-  """The function, traced with this mesh in use, as `over_rows` asks for it."""
+  """The function, traced with this mesh in use, as `constrain` and `over` ask for it."""
   def run(*arguments):
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       return function(*arguments)
   return run
 
 
-def over_rows(function, heads: tuple, axes: tuple[int, ...], rows):
-  """function(*heads, rows) on each device's own rows and heads, where the mesh in use has several devices.
-
-  heads: arrays [b …] whose side `axes` counts heads and may be split over "tensor"; rows: a tree of arrays [b …]; the
-  result is as the first of `heads`. What a row does (how many blocks it looks at) then binds no other device.
-  """
+def in_use():
+  """The mesh that `under` traces with; None where there is none, or of one device."""
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
-    return function(*heads, rows)
-  split = all(x.shape[axis] % mesh.shape["tensor"] == 0 for x, axis in zip(heads, axes))
-  specs = tuple(P(*BATCH, *[None] * (axis - 1), "tensor" if split else None) for axis in axes)
-  return jax.shard_map(function, in_specs=(*specs, jax.tree.map(lambda _: BATCH, rows)), out_specs=specs[0])(*heads, rows)
+  return None if mesh.empty or mesh.size == 1 else mesh
 
 
-def check_batch(size: int, mesh, name: str):
-  """ValueError where a batch of `size` rows does not divide over the mesh; `name` is the config field."""
-  shares = mesh.shape["data"] * mesh.shape["fsdp"]
+def devices(axis: str) -> int:
+  """How many the mesh in use has along an axis."""
+  mesh = in_use()
+  return mesh.shape[axis] if mesh else 1
+
+
+def _divides(spec: P, shape: tuple[int, ...]) -> bool:
+  sizes = (math.prod(map(devices, axes if isinstance(axes, tuple) else (axes,))) if axes else 1 for axes in spec)
+  return all(side % size == 0 for side, size in zip(shape, sizes))
+
+
+def constrain(x, name: str):
+  """x, which lies as ACTIVATIONS says where there is a mesh in use that divides it."""
+  fits = in_use() and _divides(ACTIVATIONS[name], x.shape)
+  return jax.lax.with_sharding_constraint(x, ACTIVATIONS[name]) if fits else x
+
+
+def over(function, arrays: tuple, names: tuple[str, ...], rows, name: str = "batch"):
+  """function(*arrays, rows) on what each device has of them, where the mesh in use has several devices.
+
+  arrays lie as ACTIVATIONS has it under `names`, the tree `rows` as under `name`, the result as the first array. Where
+  the mesh does not divide an array's heads, and `rows` are whole rows, they are split over these alone. What a row does
+  (how many blocks it looks at) then binds no other device.
+  """
+  if not in_use():
+    return function(*arrays, rows)
+  specs = tuple(ACTIVATIONS[one] for one in names)
+  if name == "batch" and not all(_divides(spec, x.shape) for spec, x in zip(specs, arrays)):
+    specs = (ACTIVATIONS["batch"],) * len(arrays)
+  in_specs = (*specs, jax.tree.map(lambda _: ACTIVATIONS[name], rows))
+  return jax.shard_map(function, in_specs=in_specs, out_specs=specs[0])(*arrays, rows)
+
+
+def check_batch(size: int, mesh, name: str, parts: int = 1):
+  """ValueError where a batch of `size` rows in so many parts does not divide over the mesh; `name` is the config field."""
+  shares = mesh.shape["data"] * mesh.shape["fsdp"] * parts
   if size < 1 or size % shares:
-    raise ValueError(f"{name}: {size} rows do not divide over data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}; "
+    said = f" in {parts} parts (accumulate)" if parts > 1 else ""
+    raise ValueError(f"{name}: {size} rows{said} do not divide over data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}; "
                      f"take a multiple of {shares}, e.g. {max(size // shares, 1) * shares}")
+
+
+def check_decoder(options: config.Decoder, vocabulary_size: int, mesh):
+  """ValueError where the mesh does not divide the decoder's heads, its vocabulary or its rows."""
+  tensor, sequence = mesh.shape["tensor"], mesh.shape["sequence"]
+  ulysses = sequence if options.sequence_attention == "ulysses" else 1
+  said = f"mesh.tensor: {tensor}" if ulysses == 1 else f"mesh.tensor x mesh.sequence (ulysses): {tensor} x {sequence}"
+  for name in ("heads", "kv_heads"):
+    if (count := getattr(options, name)) % (tensor * ulysses):
+      raise ValueError(f"{said} does not divide decoder.{name} {count}; take "
+                       f"{math.gcd(options.heads, options.kv_heads)} or a divisor of it")
+  if vocabulary_size % tensor:
+    raise ValueError(f"mesh.tensor: {tensor} does not divide the vocabulary's {vocabulary_size} ids; take "
+                     f"{-vocabulary_size % tensor} more of text.vocab_size, or another mesh.tensor")
+  if sequence > 1 and (more := -options.row_length % (2 * sequence)):
+    raise ValueError(f"mesh.sequence: twice {sequence} does not divide decoder.row_length {options.row_length}; take rows "
+                     f"of {options.row_length + more}")

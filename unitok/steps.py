@@ -7,15 +7,17 @@ import optax
 from flax import nnx
 
 from unitok import config as c
-from unitok.losses import by_task, cross_entropy, picture_losses, weighted
+from unitok.losses import by_task, cross_entropy, cross_entropy_in_chunks, picture_losses, weighted
 from unitok.metrics import Mean, usage
 from unitok.models.adversary import Adversary
 from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
 from unitok.models.decoder import Decoder
 from unitok.models.precision import FLOAT32, Precision
+from unitok.models.ring_attention import balanced
 from unitok.models.rule import Rule, rule_of
 from unitok.models.quantizers import QUANTIZERS
 from unitok.optim import averaged
+from unitok.sharding import devices
 
 
 class TrainState(NamedTuple):
@@ -163,16 +165,19 @@ class Language:
   def model(self, params) -> Decoder:
     return nnx.merge(self.graph, params)
 
-  def loss(self, params, batch):
-    """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task).
+  def loss(self, params, batch, total=None):
+    """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task); total: the sum of all loss weights, where this is
+    a part of a larger batch, whose loss is the sum of its parts'.
 
     The nats of a place with several codes are the mean over them, so that a picture weighs beside a text what its
     places do, however many books they have.
     """
+    if devices("sequence") > 1:
+      batch = balanced(batch, devices("sequence"))
     nats, squares = self.nats(params, batch)
     weights = batch.loss_weights.reshape(-1)
     tasks = by_task(nats, weights, batch.tasks.reshape(-1), len(self.tasks))
-    return weighted(nats, squares, weights, self.options.z_loss), tasks
+    return weighted(nats, squares, weights, self.options.z_loss, total), tasks
 
   def nats(self, params, batch):
     """(nats, log²Z), f32[b·l] each, of every target: means over its codes."""
@@ -196,13 +201,23 @@ class Language:
 
     hidden [b l w], targets i32[b l], extra_targets i32[b l G-1], -1 where there is none, or None at G = 1.
     """
-    logits, targets = model.logits(hidden), targets.reshape(-1)
-    found = [(*cross_entropy(logits.reshape(-1, logits.shape[-1]), targets), jnp.ones(targets.shape, bool))]
+    flat, chunk, targets = hidden.reshape(-1, hidden.shape[-1]), self.options.loss_chunk, targets.reshape(-1)
+
+    def score(targets, *codes):
+      before = jnp.stack(codes, -1) if codes else None
+      if not chunk:
+        return cross_entropy(model.next_book(flat, before) if codes else model.logits(flat), targets)
+      x, kernel = model.book(flat, before) if codes else (flat, model.head.kernel[...])
+      shape = hidden.shape[:2]
+      found = cross_entropy_in_chunks(x.reshape(hidden.shape), kernel, targets.reshape(shape), model.columns, chunk)
+      return tuple(one.reshape(-1) for one in found)
+
+    found = [(*score(targets), jnp.ones(targets.shape, bool))]
     if self.further:
-      flat, codes = hidden.reshape(-1, hidden.shape[-1]), [targets]
+      codes = [targets]
       for ids, further in zip(self.further, jnp.moveaxis(extra_targets, -1, 0).reshape(len(self.further), -1)):
-        logits, there = model.next_book(flat, jnp.stack(codes, -1)), further >= 0
-        found.append((*cross_entropy(logits, jnp.where(there, further - ids.start, 0)), there))
+        there = further >= 0
+        found.append((*score(jnp.where(there, further - ids.start, 0), *codes), there))
         codes.append(further)
     return tuple(map(jnp.stack, zip(*found)))
 
@@ -235,7 +250,10 @@ def decoder_step(model: Language, tx, state: TrainState, batch, key):
 
   Where the loss or a gradient is not finite nothing is updated and `skipped` is 1.
   """
-  (loss, tasks), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, batch)
+  parts = model.options.train.accumulate
+  total = batch.loss_weights.sum() if parts > 1 else None
+  (loss, tasks), grads = summed(
+      lambda part: jax.value_and_grad(model.loss, has_aux=True)(state.params, part, total), batch, parts)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = averaged(state.extra["average"], params, model.options.train.ema_decay, state.step)
@@ -249,6 +267,19 @@ def decoder_step(model: Language, tx, state: TrainState, batch, key):
   if model.options.gradients_every:
     metrics |= conflict(model, state, batch)
   return TrainState(state.step + 1, params, opt_state, extra), metrics
+
+
+def summed(function, batch, parts: int):
+  """The sum of function(part), a tree, over so many parts of the batch's rows, one after another.
+
+  Every `parts`-th row is in a part, so that each device has its own rows in all of them.
+  """
+  if parts == 1:
+    return function(batch)
+  cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+  like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], cut))
+  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+  return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), nothing, cut)[0]
 
 
 def conflict(model: Language, state: TrainState, batch) -> dict[str, Mean]:
@@ -274,8 +305,11 @@ def gradient_products(model: Language, params, batch):
   total = jnp.maximum(batch.loss_weights.sum(), 1e-9)
 
   def one(number):
-    weights = jnp.where(batch.tasks == number, batch.loss_weights, 0.0) / total
-    grads = jax.grad(lambda p: (model.nats(p, batch)[0] * weights.reshape(-1)).sum())(params)
+    def of(part):
+      weights = jnp.where(part.tasks == number, part.loss_weights, 0.0) / total
+      return jax.grad(lambda p: (model.nats(p, part)[0] * weights.reshape(-1)).sum())(params)
+
+    grads = summed(of, batch, model.options.train.accumulate)
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)])
 
   rows = jax.lax.map(one, jnp.arange(len(model.tasks)))

@@ -1,4 +1,5 @@
 """Attention by the one rule: what computes it, and rotary positions."""
+import functools
 from typing import NamedTuple
 
 import jax
@@ -6,8 +7,9 @@ import jax.numpy as jnp
 
 from unitok.models.block_attention import Blocks, attend_blocks, blocks_of
 from unitok.models.fused_attention import Fused, attend_fused, fused_of
+from unitok.models.ring_attention import attend_ring
 from unitok.models.rule import Rule, visible
-from unitok.sharding import over_rows
+from unitok.sharding import constrain, devices, over
 
 LONG, LONG_FUSED = 512, 2048
 """Tokens of a row from which the whole mask gives way: on a CPU to blocks, on GPU and TPU to the fused kernel (there the
@@ -20,8 +22,11 @@ class Mask(NamedTuple):
   bias: jax.Array | None = None
 
 
-def look(rule: Rule, kind: str = "auto") -> Mask | Blocks | Fused:
-  """What `attend` must know of a rule, made once for all layers; kind: a name in ATTENTION, or auto, by the length."""
+def look(rule: Rule, kind: str = "auto", across: str = "ring") -> Mask | Blocks | Fused | Rule:
+  """What `attend` must know of a rule, made once for all layers; kind: a name in ATTENTION, or auto, by the length;
+  across: `config.Decoder.sequence_attention`, of which ring needs the rule alone."""
+  if devices("sequence") > 1 and across == "ring":
+    return rule
   if kind == "auto":
     length, cpu = rule.order.shape[1], jax.default_backend() == "cpu"
     kind = ("blocks" if cpu else "fused") if length >= (LONG if cpu else LONG_FUSED) else "dense"
@@ -32,15 +37,18 @@ ATTENTION = {"dense": lambda rule: Mask(visible(rule, rule)), "blocks": blocks_o
 """dense: the mask written out; blocks: XLA's loops over blocks; fused: a Pallas kernel (interpreted on a CPU)."""
 
 
-def attend(q, k, v, seen: Mask | Blocks | Fused):
+def attend(q, k, v, seen: Mask | Blocks | Fused | Rule):
   """Softmax attention in float32; a query that sees nothing gives zeros.
 
   q [b q h d], k and v [b g k d] with h a multiple of g (grouped queries, 2305.13245) -> [b q h d].
   Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over.
   """
   if isinstance(seen, Mask):
-    return attend_dense(q, k, v, *seen)
-  return over_rows(attend_blocks if isinstance(seen, Blocks) else attend_fused, (q, k, v), (2, 1, 1), seen)
+    return attend_dense(constrain(q, "queries"), constrain(k, "keys"), constrain(v, "keys"), *seen)
+  if isinstance(seen, Rule):
+    ring, names = functools.partial(attend_ring, devices("sequence")), ("ring queries", "ring keys", "ring keys")
+    return over(ring, (q, k, v), names, seen, "hidden")
+  return over(attend_blocks if isinstance(seen, Blocks) else attend_fused, (q, k, v), ("queries", "keys", "keys"), seen)
 
 
 def attend_dense(q, k, v, mask, bias=None):

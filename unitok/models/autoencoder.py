@@ -62,6 +62,9 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
                      f"data.image_size is {image_size}; take losses.edges")
   for size in sizes:
     check_size(size, options.downsampling, "data.sizes", f"the tokenizer's {options.downsampling} pixels a code")
+  if options.train.accumulate != 1:
+    raise ValueError(f"image_tokenizer.train.accumulate: {options.train.accumulate}, but its codes are counted over the "
+                     "whole batch at once; take 1 and a smaller batch_size, or more devices (mesh.data)")
   if image_size % options.downsampling:
     raise ValueError(f"data.image_size: {image_size} is no multiple of the tokenizer's {options.downsampling} pixels a "
                      f"code; take {image_size // options.downsampling * options.downsampling or options.downsampling}")

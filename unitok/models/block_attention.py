@@ -16,28 +16,33 @@ SIZE = 128
 
 class Blocks(NamedTuple):
   """Which blocks of keys each block of queries may see. `count` of `keys` are meant, the others are not looked at."""
-  rule: Rule          # i32[b n] each, n a multiple of SIZE
+  rules: tuple[Rule, Rule]   # of queries and of keys, i32[b n] each, n a multiple of SIZE
   keys: jax.Array     # i32[b blocks blocks]: numbers of key blocks, those to be looked at first
   count: jax.Array    # i32[b blocks]
   queries: jax.Array  # i32[b blocks blocks], [b blocks]: the same for each block of keys
   seen: jax.Array
 
 
-def blocks_of(rule: Rule) -> Blocks:
-  """From the least and greatest integers of each block; padding counts for nothing."""
-  length = rule.order.shape[1]
-  rule = pad(rule, -length % SIZE)
-  some = rule.segment_ids > 0
-  ends = lambda x: tuple(jnp.where(some, x, fill).reshape(len(x), -1, SIZE) for fill in (2**30, -2**30))
-  low = lambda x: ends(x)[0].min(-1)
-  high = lambda x: ends(x)[1].max(-1)
-  q, k = (lambda x: x[:, :, None]), (lambda x: x[:, None, :])
-  pairs = ((q(high(rule.order)) >= k(low(rule.visible_from))) & (q(low(rule.order)) <= k(high(rule.visible_until)))
-           & (q(high(rule.segment_ids)) >= k(low(rule.segment_ids)))
-           & (q(low(rule.segment_ids)) <= k(high(rule.segment_ids))))
-  first = lambda x: jnp.argsort(~x, -1, stable=True).astype(jnp.int32)
+def blocks_of(rule: Rule, keys: Rule | None = None) -> Blocks:
+  """From the least and greatest integers of each block; padding counts for nothing. keys: their rule, where they are not
+  the queries' own tokens."""
+  queries = pad(rule, -rule.order.shape[1] % SIZE)
+  keys = queries if keys is None else pad(keys, -keys.order.shape[1] % SIZE)
+
+  def ends(name, rule):
+    some, x = rule.segment_ids > 0, getattr(rule, name)
+    cut = lambda fill: jnp.where(some, x, fill).reshape(len(x), -1, SIZE)
+    return cut(2**30).min(-1), cut(-2**30).max(-1)
+
+  q = lambda name: (x[:, :, None] for x in ends(name, queries))
+  k = lambda name: (x[:, None, :] for x in ends(name, keys))
+  (least, most), (since, _), (_, until) = q("order"), k("visible_from"), k("visible_until")
+  (first, last), (from_, to) = q("segment_ids"), k("segment_ids")
+  pairs = (most >= since) & (least <= until) & (last >= from_) & (first <= to)
+  at_front = lambda x: jnp.argsort(~x, -1, stable=True).astype(jnp.int32)
   other = pairs.swapaxes(1, 2)
-  return Blocks(rule, first(pairs), pairs.sum(-1, dtype=jnp.int32), first(other), other.sum(-1, dtype=jnp.int32))
+  return Blocks((queries, keys), at_front(pairs), pairs.sum(-1, dtype=jnp.int32), at_front(other),
+                other.sum(-1, dtype=jnp.int32))
 
 
 def pad(rule: Rule, more: int) -> Rule:
@@ -53,25 +58,29 @@ def attend_blocks(q, k, v, blocks: Blocks):
 
 def _forward(q, k, v, blocks):
   length = q.shape[1]
-  q, k, v = _head_first(q, k), _padded(k, 2), _padded(v, 2)
-  out, log_sum = jax.lax.map(_forward_row, (q, k, v, blocks.rule, blocks.keys, blocks.count))
-  kept = (q, k, v, blocks, out, log_sum)
-  return _back(out, length), kept
+  q, k, v = head_first(q, k), padded(k), padded(v)
+  out, log_sum = forward(q, k, v, blocks)
+  return tokens_first(out, length), (q, k, v, blocks, out, log_sum)
 
 
-def _padded(x, axis: int):
-  more = [(0, 0)] * x.ndim
-  more[axis] = (0, -x.shape[axis] % SIZE)
-  return jnp.pad(x, more)
+def forward(q, k, v, blocks):
+  """q [b g e n d] scaled, k and v [b g n d] -> out as q, and the logarithm of the weights' sum f32[b g e n], 1e30 where
+  nothing is seen."""
+  return jax.lax.map(_forward_row, (q, k, v, blocks.rules, blocks.keys, blocks.count))
 
 
-def _head_first(q, k):
+def padded(x):
+  """[b heads n d] with n a multiple of SIZE."""
+  return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % SIZE), (0, 0)))
+
+
+def head_first(q, k):
   """[b n h d] -> [b g h/g n d], padded and scaled."""
   b, _, h, d = q.shape
-  return _padded((q * d**-0.5).transpose(0, 2, 1, 3), 2).reshape(b, k.shape[1], h // k.shape[1], -1, d)
+  return padded((q * d**-0.5).transpose(0, 2, 1, 3)).reshape(b, k.shape[1], h // k.shape[1], -1, d)
 
 
-def _back(x, length: int):
+def tokens_first(x, length: int):
   """[b g e n d] -> [b length h d]."""
   b, g, e, n, d = x.shape
   return x.reshape(b, g * e, n, d)[:, :, :length].transpose(0, 2, 1, 3)
@@ -85,9 +94,9 @@ def _put(x, part, number, axis: int):
   return jax.lax.dynamic_update_slice_in_dim(x, part.astype(x.dtype), number * SIZE, axis)
 
 
-def _mask(rule, i, j):
+def _mask(rules, i, j):
   """bool[SIZE SIZE] of a block of queries and one of keys."""
-  queries, keys = (Rule(*(_cut(x, n, 0)[None] for x in rule)) for n in (i, j))
+  queries, keys = (Rule(*(_cut(x, n, 0)[None] for x in rule)) for rule, n in zip(rules, (i, j)))
   return visible(queries, keys)[0]
 
 
@@ -97,7 +106,7 @@ def _times(how, a, b):
 
 def _forward_row(row):
   """q [g e n d], k and v [g n d] -> out [g e n d], log of the weights' sum f32[g e n]."""
-  q, k, v, rule, keys, count = row
+  q, k, v, rules, keys, count = row
   g, e, n, d = q.shape
 
   def queries(i, done):
@@ -107,7 +116,7 @@ def _forward_row(row):
       total, weight, most = state
       j = keys[i, step]
       scores = _times("gqd,gkd->gqk", mine, _cut(k, j, 1)).reshape(g, e, SIZE, SIZE)
-      scores = jnp.where(_mask(rule, i, j), scores, -jnp.inf).reshape(g, e * SIZE, SIZE)
+      scores = jnp.where(_mask(rules, i, j), scores, -jnp.inf).reshape(g, e * SIZE, SIZE)
       higher = jnp.maximum(most, scores.max(-1))      # at least -1e30: never the difference of two infinities
       weights, keep = jnp.exp(scores - higher[..., None]), jnp.exp(most - higher)
       total = total * keep[..., None] + _times("gqk,gkd->gqd", weights.astype(v.dtype), _cut(v, j, 1))
@@ -126,19 +135,32 @@ def _forward_row(row):
 
 def _backward(kept, grad):
   q, k, v, blocks, out, log_sum = kept
-  b, length, h, d = grad.shape
-  grad = _padded(grad.transpose(0, 2, 1, 3), 2).reshape(q.shape)
-  aside = (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
-  rows = (q, k, v, grad, log_sum, aside, blocks.rule, blocks.queries, blocks.seen)
-  dq, dk, dv = jax.lax.map(_backward_row, rows)
-  dq = _back(dq, length) * d**-0.5
-  nothing = jax.tree.map(lambda x: None, blocks)
-  return dq.astype(q.dtype), dk[:, :, :length].astype(k.dtype), dv[:, :, :length].astype(v.dtype), nothing
+  length = grad.shape[1]
+  grad, aside = gradients_of(grad, out)
+  dq, dk, dv = backward(q, k, v, blocks, grad, log_sum, aside)
+  return *finished(q, k, v, dq, dk, dv, length), jax.tree.map(lambda x: None, blocks)
+
+
+def gradients_of(grad, out):
+  """The output's gradient [b n h d] as `out` [b g e n d] is, and its product with it, f32[b g e n]."""
+  grad = padded(grad.transpose(0, 2, 1, 3)).reshape(out.shape)
+  return grad, (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+
+
+def backward(q, k, v, blocks, grad, log_sum, aside):
+  """The gradients f32 of q, k and v as `forward` takes them; log_sum: over all keys, those elsewhere too."""
+  return jax.lax.map(_backward_row, (q, k, v, grad, log_sum, aside, blocks.rules, blocks.queries, blocks.seen))
+
+
+def finished(q, k, v, dq, dk, dv, length: int):
+  """Gradients in the form of `attend_blocks`' arguments."""
+  dq = tokens_first(dq, length) * q.shape[-1]**-0.5
+  return dq.astype(q.dtype), dk[:, :, :length].astype(k.dtype), dv[:, :, :length].astype(v.dtype)
 
 
 def _backward_row(row):
   """The gradients f32 of q [g e n d], k and v [g n d] in one walk over the blocks, key block by key block."""
-  q, k, v, grad, log_sum, aside, rule, queries, seen = row
+  q, k, v, grad, log_sum, aside, rules, queries, seen = row
   g, e, n, d = q.shape
   flat = lambda x: x.reshape(g, e * SIZE, *x.shape[3:])
 
@@ -151,7 +173,7 @@ def _backward_row(row):
       i = queries[j, step]
       q_i, grad_i = flat(_cut(q, i, 2)), flat(_cut(grad, i, 2))
       scores = _times("gqd,gkd->gqk", q_i, k_j).reshape(g, e, SIZE, SIZE)
-      scores = jnp.where(_mask(rule, i, j), scores, -jnp.inf) - _cut(log_sum, i, 2)[..., None]
+      scores = jnp.where(_mask(rules, i, j), scores, -jnp.inf) - _cut(log_sum, i, 2)[..., None]
       weights = jnp.exp(scores).reshape(g, e * SIZE, SIZE)
       by_scores = weights * (_times("gqd,gkd->gqk", grad_i, v_j) - flat(_cut(aside, i, 2))[..., None])
       weights, by_scores = weights.astype(v.dtype), by_scores.astype(q.dtype)

@@ -3,6 +3,7 @@
 Layers are stacked and scanned in training, so that compile time does not grow with depth; cached
 decoding runs them one after another on its own slices of the cache.
 """
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 from unitok.models.attention import Mask, attend, look, rotate, rotation
 from unitok.models.precision import Precision, linear
 from unitok.models.rule import Rule, visible
+from unitok.sharding import constrain
 
 
 def _linear(into: int, out: int, precision: Precision, rngs, scale: float = 1.0):
@@ -78,6 +80,15 @@ class Cache(NamedTuple):
   values: tuple[jax.Array, ...]
 
 
+def _again(policy):
+  return functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)     # a scan's body is apart in any case
+
+
+REMAT = {"none": lambda layer: layer, "layer": _again(jax.checkpoint_policies.nothing_saveable),
+         "dots": _again(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)}
+"""What the backward pass of a layer computes again, by the name in `decoder.remat` (Chen 2016, 1604.06174)."""
+
+
 class Decoder(nnx.Module):
   """further: the ids of a picture's second, third … book (`Vocabulary.further`); without any there is no depth head."""
 
@@ -121,15 +132,16 @@ class Decoder(nnx.Module):
 
   def hidden(self, ids, positions, rule: Rule, extra=None):
     """ids i32[b l], positions f32[b l K] -> the last layer's output [b l w], normalised."""
-    seen, turn = look(rule, self.options.attention), self._turn(positions)
+    seen, turn = look(rule, self.options.attention, self.options.sequence_attention), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
 
     def one(x, weights):
       layer = nnx.merge(graph, weights)
       q, k, v = layer.project(x, turn)
-      return layer.finish(x, attend(q, k, v, seen)), None
+      return constrain(layer.finish(x, attend(q, k, v, seen)), "hidden"), None
 
-    x, _ = jax.lax.scan(one, self.enter(ids, positions, extra), stacked, unroll=self.options.unroll)
+    x = constrain(self.enter(ids, positions, extra), "hidden")
+    x, _ = jax.lax.scan(REMAT[self.options.remat](one), x, stacked, unroll=self.options.unroll)
     return self.norm(x)
 
   def logits(self, hidden):
@@ -139,9 +151,17 @@ class Decoder(nnx.Module):
   def next_book(self, hidden, codes):
     """f32[n k]: the logits of the codes of a place's next book, from the last layer's output [n w] that its first code
     is predicted from and its codes so far, ids i32[n g]. Book g's columns of the head are of no other use."""
+    return self.columns(*self.book(hidden, codes))
+
+  def book(self, hidden, codes):
+    """What `next_book` multiplies: [n w], and the book's columns of the head [w k]."""
     book = codes.shape[-1] - 1
-    x, ids = self.depth(hidden + self.known(codes), book).astype(self.dtype), self.further[book]
-    kernel = self.head.kernel[...][:, ids.start:ids.stop].astype(self.dtype)
+    ids = self.further[book]
+    return self.depth(hidden + self.known(codes), book), self.head.kernel[...][:, ids.start:ids.stop]
+
+  def columns(self, x, kernel):
+    """x [n w] times columns [w k] of the head -> logits f32[n k]."""
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
     return self.head.dot_general(x, kernel, (((1,), (0,)), ((), ()))).astype(jnp.float32)
 
   def __call__(self, ids, positions, rule: Rule, extra=None):
@@ -180,5 +200,7 @@ def check(options):
     raise ValueError(f"decoder.kv_heads: {options.kv_heads} must divide heads {options.heads}")
   if options.depth_hidden < 1:
     raise ValueError(f"decoder.depth_hidden: {options.depth_hidden} must be 1 or more")
+  if options.loss_chunk < 0:
+    raise ValueError(f"decoder.loss_chunk: {options.loss_chunk} must be 1 or more tokens, or 0 for all at once")
   if options.unroll < 1:
     raise ValueError(f"decoder.unroll: {options.unroll} must be 1 or more layers")

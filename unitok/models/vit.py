@@ -50,7 +50,8 @@ class Transformer(nnx.Module):
   def __call__(self, x):
     b, h, w, c = x.shape
     turn = rotation(jnp.broadcast_to(jnp.indices((h, w)).reshape(2, -1).T, (b, h * w, 2)), self.dim, ROPE_BASE)
-    seen = Mask(jnp.ones((1, 1, 1), bool)) if h * w < LONG else look(Rule(*[jnp.ones((b, h * w), jnp.int32)] * 4))
+    seen = Mask(jnp.ones((1, 1, 1), bool)) if h * w < LONG else look(
+        Rule(*[jnp.ones((b, h * w), jnp.int32)] * 4), across="ulysses")
     graph, stacked = nnx.split(self.layers)
 
     def layer(x, weights):
