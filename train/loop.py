@@ -14,7 +14,7 @@ import rich.progress
 from etils import epath
 
 from train.guard import BACKS, Guard
-from train.processes import agreement, first
+from train.processes import agreement
 from unitok import config
 from unitok.checkpoint import Checkpoints
 from unitok.data.record import BadRecord
@@ -146,7 +146,7 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
         message = (f"{title}: stopped at step {step} of {train.steps}, saved in {checkpoints.folder}; "
                    "the same command goes on from there")
         meter.bar.stop()
-        if first():
+        if jax.process_index() == 0:
           print(message, file=sys.stderr, flush=True)
         raise Interrupted(stop, message)
       if sample:
