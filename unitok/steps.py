@@ -137,8 +137,9 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key, per
   finite = jnp.isfinite(loss + norm + judged.get("judge_gradient_norm", 0.0))
   params, opt_state, extra = unless_broken(finite, (params, opt_state, extra),
                                            (state.params, state.opt_state, dict(state.extra)))
-  metrics = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite, "psnr_db": -10 * jnp.log10(((painted - target) ** 2).mean() / 4),
-             "revived": revived, **parts, **quantized.losses, **judged,
+  metrics = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite,
+             "psnr_db": -10 * jnp.log10(((painted - target) ** 2).mean() / 4), "revived": revived,
+             **parts, **quantized.losses, **judged,
              **{f"codebook_{k}": v for k, v in usage(carried["counts"] * (carried["counts"] > 1e-2)).items()}}
   return TrainState(state.step + 1, params, opt_state, extra), metrics
 
@@ -163,21 +164,21 @@ class Language:
   def model(self, params) -> Decoder:
     return nnx.merge(self.graph, params)
 
-  def loss(self, params, batch):
-    """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task).
+  def loss(self, params, batch, key=None):
+    """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task). key: of the dropout, None drops nothing.
 
     The nats of a place with several codes are the mean over them, so that a picture weighs beside a text what its
     places do, however many books they have.
     """
-    nats, squares = self.nats(params, batch)
+    nats, squares = self.nats(params, batch, key)
     weights = batch.loss_weights.reshape(-1)
     tasks = by_task(nats, weights, batch.tasks.reshape(-1), len(self.tasks))
     return weighted(nats, squares, weights, self.options.z_loss), tasks
 
-  def nats(self, params, batch):
+  def nats(self, params, batch, key=None):
     """(nats, log²Z), f32[b·l] each, of every target: means over its codes."""
     model = self.model(params)
-    hidden = model.hidden(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes)
+    hidden = model.hidden(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes, key)
     nats, log_z, there = self.of_books(model, hidden, batch.targets, batch.extra_targets)
     if not self.further:
       return nats[0], log_z[0] ** 2
@@ -235,7 +236,7 @@ def decoder_step(model: Language, tx, state: TrainState, batch, key):
 
   Where the loss or a gradient is not finite nothing is updated and `skipped` is 1.
   """
-  (loss, tasks), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, batch)
+  (loss, tasks), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, batch, key)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = averaged(state.extra["average"], params, model.options.train.ema_decay, state.step)
@@ -248,7 +249,37 @@ def decoder_step(model: Language, tx, state: TrainState, batch, key):
              **{f"share/{name}": Mean(tasks.count[n], tasks.count.sum()) for n, name in enumerate(model.tasks)}}
   if model.options.gradients_every:
     metrics |= conflict(model, state, batch)
+  if model.options.watch_every:
+    metrics |= watch(model, tx, state, batch, grads)
   return TrainState(state.step + 1, params, opt_state, extra), metrics
+
+
+def watch(model: Language, tx, state: TrainState, batch, grads) -> dict[str, Mean]:
+  """Every `watch_every` steps what grows before a training diverges (Wortsman 2023, 2309.14322; Chameleon, 2405.09818):
+  update_ratio, the norm of the update over that of the weights, and of the targets of each block of the vocabulary the
+  largest attention_logit of the tokens they are predicted from, the mean log_z and the mean output_norm, of the last
+  layer's output before it is normalised."""
+  names = list(dict.fromkeys(name.split("/")[-1] for name in model.tasks))
+  numbers = jnp.array([names.index(name.split("/")[-1]) for name in model.tasks], jnp.int32)
+
+  def measured():
+    updates, _ = tx.update(grads, state.opt_state, state.params)
+    network, weights = model.model(state.params), batch.loss_weights.reshape(-1)
+    last, most = network.watched(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes)
+    log_z = model.of_books(network, network.norm(last), batch.targets, batch.extra_targets)[1][0]
+    blocks, norms = numbers[batch.tasks.reshape(-1)], jnp.linalg.norm(last.astype(jnp.float32), axis=-1).reshape(-1)
+    most = jnp.full(len(names), -jnp.inf).at[blocks].max(jnp.where(weights > 0, most.reshape(-1), -jnp.inf))
+    mean = lambda values: by_task(values, weights, blocks, len(names))
+    there = mean(norms).count > 0
+    return {"update_ratio": Mean(optax.tree.norm(updates) / optax.tree.norm(state.params), jnp.float32(1)),
+            "attention_logit": Mean(jnp.where(there, most, 0.0), there.astype(jnp.float32)),
+            "log_z": mean(log_z), "output_norm": mean(norms)}
+
+  nothing = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measured))
+  found = jax.lax.cond(state.step % model.options.watch_every == 0, measured, nothing)
+  return {"update_ratio": found.pop("update_ratio"),
+          **{f"{what}/{name}": Mean(mean.total[n], mean.count[n]) for what, mean in found.items()
+             for n, name in enumerate(names)}}
 
 
 def conflict(model: Language, state: TrainState, batch) -> dict[str, Mean]:
