@@ -13,6 +13,7 @@ from unitok import config as c
 from unitok.models.attention import ATTENTION, attend, look
 from unitok.models.precision import PRECISIONS
 from unitok.models.rule import Rule
+from unitok.models.scores import PLAIN, Scores
 from unitok.optim import optimizer
 from unitok.sequence import Batch
 from unitok.steps import Language, decoder_state, decoder_step
@@ -38,15 +39,16 @@ def exported(function, platform: str, *arguments) -> export.Exported:
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("kind", ATTENTION)
-def test_attention(kind, platform):
+@pytest.mark.parametrize("kind, score", [*((kind, PLAIN) for kind in ATTENTION), ("fused", Scores(32.0, 50.0))])
+def test_attention(kind, score, platform):
   """Forward and backward; the fused kernel is really one there, and interpreted nowhere."""
   rule = rows(2, 256)
   q = jnp.zeros((2, 256, 4, 64), jnp.bfloat16)
   k = jnp.zeros((2, 2, 256, 64), jnp.bfloat16)
 
   def both(q, k, v, rule):
-    return jax.value_and_grad(lambda *x: attend(*x, look(rule, kind)).astype(jnp.float32).sum(), (0, 1, 2))(q, k, v)
+    out = lambda *x: attend(*x, look(rule, kind), score).astype(jnp.float32).sum()
+    return jax.value_and_grad(out, (0, 1, 2))(q, k, v)
 
   program = exported(both, platform, q, k, k, rule)
   assert program.platforms == (platform,)

@@ -151,3 +151,16 @@ def test_usage_chart():
   assert "3 of 4 codes used" in svg and not Tags(svg).open
   assert charts.usage_chart([]) == charts.usage_chart([0, 0]) == ""
   assert charts.usage_chart([7])       # one code, used always
+
+
+def test_stability(workdir):
+  """Curves of what training watched, a line a kind of target; no such section where it did not watch."""
+  assert "Stability" not in written(workdir)
+  with (workdir / "metrics.jsonl").open("a") as file:
+    for step in (30, 40):
+      file.write("\n" + json.dumps({"stage": "decoder", "step": step, "gradient_norm": 1.0, "update_ratio": 0.01,
+                                    "log_z/image": 2.5, "log_z/text": 3.5, "attention_logit/text": 9.0}))
+  text = written(workdir)
+  section = text[text.index("What grows before a training diverges"):]
+  section = section[:section.index("</section>")]
+  assert section.count("<svg") == 4 and section.count("polyline") == 5 and "Largest attention logit" in section

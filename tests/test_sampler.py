@@ -27,10 +27,10 @@ GRID, LIMIT, ROW = (3, 4), 7, 96
 GREEDY = Sampling(temperature=0.0)
 
 
-def language(layers: int = 2, sharpness: float = 30.0):
+def language(layers: int = 2, sharpness: float = 30.0, **switches):
   """(Language, params) with random weights whose predictions are far from even."""
-  model = Language(c.Decoder(layers=layers, width=16, heads=2, kv_heads=1, hidden=16, rope_base=100.0), V.size,
-                   tuple(OBJECTIVES))
+  options = c.Decoder(layers=layers, width=16, heads=2, kv_heads=1, hidden=16, rope_base=100.0, **switches)
+  model = Language(options, V.size, tuple(OBJECTIVES))
   params = model.init(jax.random.key(5))
   params["head"]["kernel"] = params["head"]["kernel"] * sharpness
   return model, params
@@ -156,14 +156,21 @@ def spy(sampler, monkeypatch):
   return Sampler(sampler.language, sampler.params, V), seen
 
 
-@pytest.mark.parametrize("kinds", [("text_to_image", "image_to_text", "infill", "text", "glm_document"), tuple(OBJECTIVES)])
-def test_cached_decoding_is_the_full_forward_pass(spy, kinds):
+SOME = ("text_to_image", "image_to_text", "infill", "text", "glm_document")
+SWITCHED = dict(norm="sandwich", qk_norm=False, pb_relax=32.0, attention_softcap=2.0, logit_softcap=10.0, dropout=0.3)
+
+
+@pytest.mark.parametrize("kinds, switches", [
+    (SOME, {}), (tuple(OBJECTIVES), {}), (SOME, SWITCHED), (SOME, dict(norm="swin"))])
+def test_cached_decoding_is_the_full_forward_pass(spy, kinds, switches):
   """Every logit drawn from equals that of one uncached pass over the finished document, and greedy is its argmax.
 
   Documents of many objectives and lengths share a batch, so that padding, placeholders and ends must not matter: once
   token by token, once in passes of several.
   """
   sampler, seen = spy
+  if switches:
+    sampler = Sampler(*language(**switches), V)
   documents = [to_draw(name, seed) for seed in range(4) for name in kinds]
   drawn = sampler.draw(documents, GREEDY, 0)
   jax.effects_barrier()
@@ -265,7 +272,7 @@ def test_a_list_of_objects_is_drawn_as_it_is_trained(spy):
 @functools.partial(jax.jit, static_argnums=0)
 def with_text_attention(language, params, batch, text):
   """The uncached model with bool[b l] `text` 1.4 nearer, by the softmax as it is written in books."""
-  def attend(q, k, v, seen):
+  def attend(q, k, v, seen, _):
     mask = seen.pairs
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[1], 1) for x in (k, v))
     scores = jnp.einsum("bqhd,bhkd->bhqk", q, k) / jnp.sqrt(q.shape[-1]) + 1.4 * text[:, None, None]
@@ -302,7 +309,7 @@ def test_text_attention(spy, together):
 def test_no_text_attention_is_plain(sampler, monkeypatch):
   """0 adds nothing anywhere; a bias of zeros gives the same bits."""
   biases, attend = [], decoder.attend
-  monkeypatch.setattr(decoder, "attend", lambda q, k, v, seen: (biases.append(seen.bias), attend(q, k, v, seen))[1])
+  monkeypatch.setattr(decoder, "attend", lambda *a: (biases.append(a[3].bias), attend(*a))[1])
   for text_attention in (0.0, 0.5):
     biases.clear()
     Sampler(sampler.language, sampler.params, V).draw([to_draw("text_to_image", 0)], Sampling(text_attention=text_attention), 0)

@@ -81,13 +81,14 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
     step, metrics = pending
     metrics = jax.device_get(metrics)
     loss, bound = float(metrics["loss"]), guard.bound()
-    if loss > bound and checkpoints.latest() is not None:
-      print(f"{title}: the loss {loss:.4g} of step {step} is above {bound:.4g}", flush=True)
-      return True
     if guard.skips(metrics):
       meter.add(step, {"skipped": 1})
       if guard.skipped > train.skip_at_most:
-        raise broken(f"no finite loss and gradient at step {step}, nor at the {guard.skipped - 1} before it")
+        before = f", nor at the {guard.skipped - 1} before it" if guard.skipped > 1 else ""
+        raise broken(f"no finite loss and gradient at step {step}{before}")
+    elif loss > bound and checkpoints.latest() is not None:
+      print(f"{title}: the loss {loss:.4g} of step {step} is above {bound:.4g}", flush=True)
+      return True
     else:
       meter.add(step, metrics)
       guard.add(loss)
@@ -95,7 +96,8 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
 
   def back(step: int):
     """(state, step) of the newest checkpoint, the batches since used up."""
-    nonlocal guard, backs
+    nonlocal guard, backs, state
+    state = None      # its memory is the other's now
     checkpoints.wait()
     restored = checkpoints.restore_latest(shapes)
     backs = (restored.step, backs[1] + 1 if backs[0] == restored.step else 1)

@@ -330,6 +330,20 @@ class Decoder:
   sequence_attention: Literal["ring", "ulysses"] = "ring"
   """Of rows whose tokens lie over several devices (mesh.sequence). ring: keys and values go round, by blocks; ulysses:
   each device has some heads of all tokens, of which there must be enough."""
+  norm: Literal["pre", "sandwich", "swin"] = "pre"
+  """Where RMSNorm stands: pre: before attention and MLP; sandwich: before and after (CogView); swin: after, before the
+  residual is added (Swin v2, Chameleon 34B)."""
+  qk_norm: bool = True
+  """RMSNorm of every head's queries and keys, so that attention logits cannot grow with their weights."""
+  pb_relax: float = 1.0
+  """CogView's precision-bottleneck relaxation: products of queries and keys so many times smaller (CogView: 32), taken
+  back in float32; 1: none."""
+  attention_softcap: float = 0.0
+  """Attention logits s become c tanh(s / c) (Gemma 2: c = 50); 0: as they are."""
+  logit_softcap: float = 0.0
+  """The same of the logits over the vocabulary (Gemma 2: 30)."""
+  dropout: float = 0.0
+  """Share of the numbers of each layer's attention and MLP output that a training step drops (Chameleon 7B: 0.1)."""
   row_length: int = 256
   """Tokens of a packed training row."""
   z_loss: float = 1e-4
@@ -355,6 +369,10 @@ class Decoder:
   gradients_every: int = 0
   """Steps between measurements of each task's gradient norm and of the cosines between tasks (a step each for every
   task); 0: never."""
+  watch_every: int = 0
+  """Steps between measurements of what tells early that a training will diverge: the update's norm over the weights',
+  and by kind of target the largest attention logit, log Z and the norm of the last layer's output (a forward pass
+  more each time); 0: never."""
   train: Train = field(default_factory=Train)
 
 
@@ -609,7 +627,7 @@ def _tuples(value: Any) -> Any:
 
 FREE = ("evaluation.", "sampling.", "mesh.", "compute_dtype", "tensorboard", "wandb", "log_every", "save_every",
         "sample_every", "keep_last", "keep_every", "on_bad", "skip_at_most", "accumulate", "remat", "loss_chunk",
-        "sequence_attention")
+        "sequence_attention", "watch_every")
 """Fields (by first or last name) that may differ between two commands on one workdir: they change nothing made."""
 
 

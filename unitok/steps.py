@@ -139,8 +139,9 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key, per
   finite = jnp.isfinite(loss + norm + judged.get("judge_gradient_norm", 0.0))
   params, opt_state, extra = unless_broken(finite, (params, opt_state, extra),
                                            (state.params, state.opt_state, dict(state.extra)))
-  metrics = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite, "psnr_db": -10 * jnp.log10(((painted - target) ** 2).mean() / 4),
-             "revived": revived, **parts, **quantized.losses, **judged,
+  metrics = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite,
+             "psnr_db": -10 * jnp.log10(((painted - target) ** 2).mean() / 4), "revived": revived,
+             **parts, **quantized.losses, **judged,
              **{f"codebook_{k}": v for k, v in usage(carried["counts"] * (carried["counts"] > 1e-2)).items()}}
   return TrainState(state.step + 1, params, opt_state, extra), metrics
 
@@ -165,24 +166,24 @@ class Language:
   def model(self, params) -> Decoder:
     return nnx.merge(self.graph, params)
 
-  def loss(self, params, batch, total=None):
-    """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task); total: the sum of all loss weights, where this is
-    a part of a larger batch, whose loss is the sum of its parts'.
+  def loss(self, params, batch, key=None, total=None):
+    """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task). key: of the dropout, None drops nothing; total: the
+    sum of all loss weights, where this is a part of a larger batch, whose loss is the sum of its parts'.
 
     The nats of a place with several codes are the mean over them, so that a picture weighs beside a text what its
     places do, however many books they have.
     """
     if devices("sequence") > 1:
       batch = balanced(batch, devices("sequence"))
-    nats, squares = self.nats(params, batch)
+    nats, squares = self.nats(params, batch, key)
     weights = batch.loss_weights.reshape(-1)
     tasks = by_task(nats, weights, batch.tasks.reshape(-1), len(self.tasks))
     return weighted(nats, squares, weights, self.options.z_loss, total), tasks
 
-  def nats(self, params, batch):
+  def nats(self, params, batch, key=None):
     """(nats, log²Z), f32[b·l] each, of every target: means over its codes."""
     model = self.model(params)
-    hidden = model.hidden(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes)
+    hidden = model.hidden(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes, key)
     nats, log_z, there = self.of_books(model, hidden, batch.targets, batch.extra_targets)
     if not self.further:
       return nats[0], log_z[0] ** 2
@@ -252,8 +253,8 @@ def decoder_step(model: Language, tx, state: TrainState, batch, key):
   """
   parts = model.options.train.accumulate
   total = batch.loss_weights.sum() if parts > 1 else None
-  (loss, tasks), grads = summed(
-      lambda part: jax.value_and_grad(model.loss, has_aux=True)(state.params, part, total), batch, parts)
+  (loss, tasks), grads = summed(lambda part, n: jax.value_and_grad(model.loss, has_aux=True)(
+      state.params, part, jax.random.fold_in(key, n), total), batch, parts)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = averaged(state.extra["average"], params, model.options.train.ema_decay, state.step)
@@ -266,20 +267,51 @@ def decoder_step(model: Language, tx, state: TrainState, batch, key):
              **{f"share/{name}": Mean(tasks.count[n], tasks.count.sum()) for n, name in enumerate(model.tasks)}}
   if model.options.gradients_every:
     metrics |= conflict(model, state, batch)
+  if model.options.watch_every:
+    metrics |= watch(model, tx, state, batch, grads)
   return TrainState(state.step + 1, params, opt_state, extra), metrics
 
 
 def summed(function, batch, parts: int):
-  """The sum of function(part), a tree, over so many parts of the batch's rows, one after another.
+  """The sum of function(part, its number), a tree, over so many parts of the batch's rows, one after another.
 
   Every `parts`-th row is in a part, so that each device has its own rows in all of them.
   """
   if parts == 1:
-    return function(batch)
+    return function(batch, 0)
   cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-  like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], cut))
+  like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], cut), 0)
   nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-  return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), nothing, cut)[0]
+  add = lambda total, part: (jax.tree.map(jnp.add, total, function(*part)), None)
+  return jax.lax.scan(add, nothing, (cut, jnp.arange(parts)))[0]
+
+
+def watch(model: Language, tx, state: TrainState, batch, grads) -> dict[str, Mean]:
+  """Every `watch_every` steps what grows before a training diverges (Wortsman 2023, 2309.14322; Chameleon, 2405.09818):
+  update_ratio, the norm of the update over that of the weights, and of the targets of each block of the vocabulary the
+  largest attention_logit of the tokens they are predicted from, the mean log_z and the mean output_norm, of the last
+  layer's output before it is normalised."""
+  names = list(dict.fromkeys(name.split("/")[-1] for name in model.tasks))
+  numbers = jnp.array([names.index(name.split("/")[-1]) for name in model.tasks], jnp.int32)
+
+  def measured():
+    updates, _ = tx.update(grads, state.opt_state, state.params)
+    network, weights = model.model(state.params), batch.loss_weights.reshape(-1)
+    last, most = network.watched(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes)
+    log_z = model.of_books(network, network.norm(last), batch.targets, batch.extra_targets)[1][0]
+    blocks, norms = numbers[batch.tasks.reshape(-1)], jnp.linalg.norm(last.astype(jnp.float32), axis=-1).reshape(-1)
+    most = jnp.full(len(names), -jnp.inf).at[blocks].max(jnp.where(weights > 0, most.reshape(-1), -jnp.inf))
+    mean = lambda values: by_task(values, weights, blocks, len(names))
+    there = mean(norms).count > 0
+    return {"update_ratio": Mean(optax.tree.norm(updates) / optax.tree.norm(state.params), jnp.float32(1)),
+            "attention_logit": Mean(jnp.where(there, most, 0.0), there.astype(jnp.float32)),
+            "log_z": mean(log_z), "output_norm": mean(norms)}
+
+  nothing = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measured))
+  found = jax.lax.cond(state.step % model.options.watch_every == 0, measured, nothing)
+  return {"update_ratio": found.pop("update_ratio"),
+          **{f"{what}/{name}": Mean(mean.total[n], mean.count[n]) for what, mean in found.items()
+             for n, name in enumerate(names)}}
 
 
 def conflict(model: Language, state: TrainState, batch) -> dict[str, Mean]:

@@ -42,6 +42,9 @@ def render(workdir, config: c.Config, result: Result, seconds: Callable[[], Mapp
   cards = page.chart_cards(curves(lines))
   about = "Each task and kind of token has its own loss; the number is the last."
   blocks.append(("Learning", page.block("Learning", about, cards) if cards else ""))
+  cards = page.chart_cards(stability(lines))
+  about = "What grows before a training diverges: by kind of target, as training measured it."
+  blocks.append(("Stability", page.block("Stability", about, cards) if cards else ""))
   counts = metrics.get("image_tokenizer", {}).get("codebook_counts", [])
   cards = page.chart_cards([("Use of the codes on validation pictures", charts.usage_chart(counts)),
                             ("While the tokenizer learned", codebook_curve(lines))])
@@ -160,6 +163,23 @@ def curves(lines: dict[str, list[dict]]) -> list[tuple[str, str]]:
   return [("Decoder: loss by task", charts.line_chart(losses, "step", "nats a token")),
           ("Image tokenizer: quality while training",
            charts.line_chart([("PSNR, dB", *series(tokenizer, "psnr_db"))], "step", "dB"))]
+
+
+WATCHED = {"attention_logit": "Largest attention logit", "log_z": "log Z", "output_norm": "Norm of the last layer's output"}
+
+
+def stability(lines: dict[str, list[dict]]) -> list[tuple[str, str]]:
+  """What the decoder's training watched; nothing where it did not (`decoder.watch_every`)."""
+  decoder = lines.get("decoder", [])
+  if not series(decoder, "update_ratio")[0]:
+    return []
+  charts_of = [("Gradient norm", charts.line_chart([("gradient", *series(decoder, "gradient_norm"))], "step", "norm")),
+               ("Update over weights", charts.line_chart([("ratio", *series(decoder, "update_ratio"))], "step", "ratio"))]
+  for what, title in WATCHED.items():
+    names = list(dict.fromkeys(name for line in decoder for name in line if name.startswith(f"{what}/")))
+    found = [(name.removeprefix(f"{what}/"), *series(decoder, name)) for name in names]
+    charts_of.append((title, charts.line_chart(found, "step", what.replace("_", " "))))
+  return charts_of
 
 
 def codebook_curve(lines: dict[str, list[dict]]) -> str:

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unitok.models.block_attention import Blocks, attend_blocks, blocks_of
+from unitok.models.block_attention import SIZE, Blocks, attend_blocks, blocks_of, pad
 from unitok.models.fused_attention import Fused, attend_fused, fused_of
 from unitok.models.ring_attention import attend_ring
 from unitok.models.rule import Rule, visible
+from unitok.models.scores import PLAIN, Scores
 from unitok.sharding import constrain, devices, over
 
 LONG, LONG_FUSED = 512, 2048
@@ -37,26 +38,28 @@ ATTENTION = {"dense": lambda rule: Mask(visible(rule, rule)), "blocks": blocks_o
 """dense: the mask written out; blocks: XLA's loops over blocks; fused: a Pallas kernel (interpreted on a CPU)."""
 
 
-def attend(q, k, v, seen: Mask | Blocks | Fused | Rule):
+def attend(q, k, v, seen: Mask | Blocks | Fused | Rule, scores: Scores = PLAIN):
   """Softmax attention in float32; a query that sees nothing gives zeros.
 
   q [b q h d], k and v [b g k d] with h a multiple of g (grouped queries, 2305.13245) -> [b q h d].
   Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over.
   """
   if isinstance(seen, Mask):
-    return attend_dense(constrain(q, "queries"), constrain(k, "keys"), constrain(v, "keys"), *seen)
+    return attend_dense(constrain(q, "queries"), constrain(k, "keys"), constrain(v, "keys"), *seen, score=scores)
   if isinstance(seen, Rule):
-    ring, names = functools.partial(attend_ring, devices("sequence")), ("ring queries", "ring keys", "ring keys")
+    ring, names = functools.partial(attend_ring, devices("sequence"), scores), ("ring queries", "ring keys", "ring keys")
     return over(ring, (q, k, v), names, seen, "hidden")
-  return over(attend_blocks if isinstance(seen, Blocks) else attend_fused, (q, k, v), ("queries", "keys", "keys"), seen)
+  one = functools.partial(attend_blocks if isinstance(seen, Blocks) else attend_fused, scores)
+  return over(one, (q, k, v), ("queries", "keys", "keys"), seen)
 
 
-def attend_dense(q, k, v, mask, bias=None):
+def attend_dense(q, k, v, mask, bias=None, score: Scores = PLAIN):
   """By a mask bool[b q k], and a bias f32[b k] of each key's scores."""
   b, n, h, d = q.shape
   groups, each = k.shape[1], h // k.shape[1]
   q = q.reshape(b, n, groups, each, d).transpose(0, 2, 3, 1, 4).reshape(b, groups, each * n, d)
-  scores = jnp.einsum("bgqd,bgkd->bgqk", q, k, preferred_element_type=jnp.float32) * d**-0.5
+  q = q if score.relax == 1 else q / score.relax
+  scores = score(jnp.einsum("bgqd,bgkd->bgqk", q, k, preferred_element_type=jnp.float32) * d**-0.5)
   shift = 0.0 if bias is None else bias[:, None]
   scores = scores.reshape(b, groups, each, n, -1) + jnp.where(mask, shift, -1e30)[:, None, None]
   weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
@@ -65,6 +68,34 @@ def attend_dense(q, k, v, mask, bias=None):
   out = jnp.einsum("bgqk,bgkd->bgqd", weights.reshape(b, groups, each * n, -1).astype(v.dtype), v)
   out = out.reshape(b, groups, each, n, d) * share[..., None].astype(v.dtype)
   return out.transpose(0, 3, 1, 2, 4).reshape(b, n, h, d)
+
+
+def largest(q, k, rule: Rule):
+  """f32[b n h]: the largest q·k / √d of what each query sees, before any soft cap; -inf where it sees nothing.
+
+  q [b n h d], k [b g n d] as `attend` takes them; made by rows and blocks of queries, so memory grows with the length.
+  """
+  return over_rows(_largest, (q, k), (2, 1), rule)
+
+
+def _largest(q, k, rule):
+  length, heads, dim = q.shape[1:]
+
+  def one_row(row):
+    q, k, rule = row
+    padded = Rule(*(x[0] for x in pad(Rule(*(x[None] for x in rule)), -length % SIZE)))
+    q = jnp.pad(q, ((0, -length % SIZE), (0, 0), (0, 0))).reshape(-1, SIZE, len(k), heads // len(k), dim)
+
+    def one_block(block):
+      q, queries = block
+      products = jnp.einsum("qged,gkd->qgek", q, k, preferred_element_type=jnp.float32) * dim**-0.5
+      pairs = visible(*(Rule(*(x[None] for x in some)) for some in (queries, rule)))[0]
+      return jnp.where(pairs[:, None, None], products, -jnp.inf).max(-1)
+
+    found = jax.lax.map(one_block, (q, jax.tree.map(lambda x: x.reshape(-1, SIZE), padded)))
+    return found.reshape(-1, heads)[:length]
+
+  return jax.lax.map(one_row, (q, k, rule))
 
 
 def rotation(positions, dim: int, base: float):

@@ -3,12 +3,14 @@
 Softmax is taken as the blocks come (Milakov 2018, 1805.02867; FlashAttention, 2205.14135), backwards the weights are
 made again from the logarithm of their sum (2307.08691), so memory grows with the length, not with its square.
 """
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from unitok.models.rule import NOTHING, Rule, visible
+from unitok.models.scores import Scores
 
 SIZE = 128
 """Tokens of a block."""
@@ -50,23 +52,23 @@ def pad(rule: Rule, more: int) -> Rule:
   return Rule(*(jnp.pad(x, ((0, 0), (0, more)), constant_values=nothing) for x, nothing in zip(rule, NOTHING)))
 
 
-@jax.custom_vjp
-def attend_blocks(q, k, v, blocks: Blocks):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend_blocks(score: Scores, q, k, v, blocks: Blocks):
   """As `attention.attend`: q [b n h d], k and v [b g n d] -> [b n h d]; a query that sees nothing gives zeros."""
-  return _forward(q, k, v, blocks)[0]
+  return _forward(score, q, k, v, blocks)[0]
 
 
-def _forward(q, k, v, blocks):
+def _forward(score, q, k, v, blocks):
   length = q.shape[1]
-  q, k, v = head_first(q, k), padded(k), padded(v)
-  out, log_sum = forward(q, k, v, blocks)
+  q, k, v = head_first(q * score.factor(q.shape[-1]), k), padded(k), padded(v)
+  out, log_sum = forward(score, q, k, v, blocks)
   return tokens_first(out, length), (q, k, v, blocks, out, log_sum)
 
 
-def forward(q, k, v, blocks):
+def forward(score, q, k, v, blocks):
   """q [b g e n d] scaled, k and v [b g n d] -> out as q, and the logarithm of the weights' sum f32[b g e n], 1e30 where
   nothing is seen."""
-  return jax.lax.map(_forward_row, (q, k, v, blocks.rules, blocks.keys, blocks.count))
+  return jax.lax.map(functools.partial(_forward_row, score), (q, k, v, blocks.rules, blocks.keys, blocks.count))
 
 
 def padded(x):
@@ -75,9 +77,9 @@ def padded(x):
 
 
 def head_first(q, k):
-  """[b n h d] -> [b g h/g n d], padded and scaled."""
+  """[b n h d] -> [b g h/g n d], padded."""
   b, _, h, d = q.shape
-  return padded((q * d**-0.5).transpose(0, 2, 1, 3)).reshape(b, k.shape[1], h // k.shape[1], -1, d)
+  return padded(q.transpose(0, 2, 1, 3)).reshape(b, k.shape[1], h // k.shape[1], -1, d)
 
 
 def tokens_first(x, length: int):
@@ -104,7 +106,7 @@ def _times(how, a, b):
   return jnp.einsum(how, a, b, preferred_element_type=jnp.float32)
 
 
-def _forward_row(row):
+def _forward_row(score, row):
   """q [g e n d], k and v [g n d] -> out [g e n d], log of the weights' sum f32[g e n]."""
   q, k, v, rules, keys, count = row
   g, e, n, d = q.shape
@@ -115,7 +117,7 @@ def _forward_row(row):
     def one(step, state):
       total, weight, most = state
       j = keys[i, step]
-      scores = _times("gqd,gkd->gqk", mine, _cut(k, j, 1)).reshape(g, e, SIZE, SIZE)
+      scores = score(_times("gqd,gkd->gqk", mine, _cut(k, j, 1))).reshape(g, e, SIZE, SIZE)
       scores = jnp.where(_mask(rules, i, j), scores, -jnp.inf).reshape(g, e * SIZE, SIZE)
       higher = jnp.maximum(most, scores.max(-1))      # at least -1e30: never the difference of two infinities
       weights, keep = jnp.exp(scores - higher[..., None]), jnp.exp(most - higher)
@@ -133,12 +135,12 @@ def _forward_row(row):
   return jax.lax.fori_loop(0, n // SIZE, queries, (jnp.zeros_like(q), jnp.zeros_like(q[..., 0], jnp.float32)))
 
 
-def _backward(kept, grad):
+def _backward(score, kept, grad):
   q, k, v, blocks, out, log_sum = kept
   length = grad.shape[1]
   grad, aside = gradients_of(grad, out)
-  dq, dk, dv = backward(q, k, v, blocks, grad, log_sum, aside)
-  return *finished(q, k, v, dq, dk, dv, length), jax.tree.map(lambda x: None, blocks)
+  dq, dk, dv = backward(score, q, k, v, blocks, grad, log_sum, aside)
+  return *finished(score, q, k, v, dq, dk, dv, length), jax.tree.map(lambda x: None, blocks)
 
 
 def gradients_of(grad, out):
@@ -147,18 +149,19 @@ def gradients_of(grad, out):
   return grad, (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
 
-def backward(q, k, v, blocks, grad, log_sum, aside):
+def backward(score, q, k, v, blocks, grad, log_sum, aside):
   """The gradients f32 of q, k and v as `forward` takes them; log_sum: over all keys, those elsewhere too."""
-  return jax.lax.map(_backward_row, (q, k, v, grad, log_sum, aside, blocks.rules, blocks.queries, blocks.seen))
+  return jax.lax.map(functools.partial(_backward_row, score),
+                     (q, k, v, grad, log_sum, aside, blocks.rules, blocks.queries, blocks.seen))
 
 
-def finished(q, k, v, dq, dk, dv, length: int):
+def finished(score, q, k, v, dq, dk, dv, length: int):
   """Gradients in the form of `attend_blocks`' arguments."""
-  dq = tokens_first(dq, length) * q.shape[-1]**-0.5
+  dq = tokens_first(dq, length) * score.factor(q.shape[-1])
   return dq.astype(q.dtype), dk[:, :, :length].astype(k.dtype), dv[:, :, :length].astype(v.dtype)
 
 
-def _backward_row(row):
+def _backward_row(score, row):
   """The gradients f32 of q [g e n d], k and v [g n d] in one walk over the blocks, key block by key block."""
   q, k, v, grad, log_sum, aside, rules, queries, seen = row
   g, e, n, d = q.shape
@@ -172,11 +175,11 @@ def _backward_row(row):
       dq, dk_j, dv_j = state
       i = queries[j, step]
       q_i, grad_i = flat(_cut(q, i, 2)), flat(_cut(grad, i, 2))
-      scores = _times("gqd,gkd->gqk", q_i, k_j).reshape(g, e, SIZE, SIZE)
-      scores = jnp.where(_mask(rules, i, j), scores, -jnp.inf) - _cut(log_sum, i, 2)[..., None]
-      weights = jnp.exp(scores).reshape(g, e * SIZE, SIZE)
+      scores = score(_times("gqd,gkd->gqk", q_i, k_j))
+      masked = jnp.where(_mask(rules, i, j), scores.reshape(g, e, SIZE, SIZE), -jnp.inf)
+      weights = jnp.exp(masked - _cut(log_sum, i, 2)[..., None]).reshape(g, e * SIZE, SIZE)
       by_scores = weights * (_times("gqd,gkd->gqk", grad_i, v_j) - flat(_cut(aside, i, 2))[..., None])
-      weights, by_scores = weights.astype(v.dtype), by_scores.astype(q.dtype)
+      weights, by_scores = weights.astype(v.dtype), score.back(scores, by_scores).astype(q.dtype)
       dq_i = _times("gqk,gkd->gqd", by_scores, k_j).reshape(g, e, SIZE, d)
       dq = _put(dq, _cut(dq, i, 2) + dq_i, i, 2)
       return dq, dk_j + _times("gqk,gqd->gkd", by_scores, q_i), dv_j + _times("gqk,gqd->gkd", weights, grad_i)

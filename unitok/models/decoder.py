@@ -1,4 +1,4 @@
-"""The decoder-only transformer: RMSNorm before each sublayer, QK-norm, rotary positions, grouped queries, SwiGLU.
+"""The decoder-only transformer: RMSNorm, QK-norm, rotary positions, grouped queries, SwiGLU.
 
 Layers are stacked and scanned in training, so that compile time does not grow with depth; cached
 decoding runs them one after another on its own slices of the cache.
@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok.models.attention import Mask, attend, look, rotate, rotation
+from unitok.models.attention import Mask, attend, largest, look, rotate, rotation
 from unitok.models.precision import Precision, linear
 from unitok.models.rule import Rule, visible
+from unitok.models.scores import Scores
 from unitok.sharding import constrain
 
 
@@ -21,36 +22,57 @@ def _linear(into: int, out: int, precision: Precision, rngs, scale: float = 1.0)
                 kernel_init=nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal"))
 
 
+def _normed(norm: nnx.RMSNorm | None, x):
+  return x if norm is None else norm(x)
+
+
+def dropped(x, rate: float, key):
+  """x without a share `rate` of its numbers, the others larger for it (Srivastava 2014); x itself without a key."""
+  if key is None or not rate:
+    return x
+  return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
+
+
 class Layer(nnx.Module):
-  """x + attention(norm(x)), then x + SwiGLU(norm(x)) (Shazeer 2020, 2002.05202)."""
+  """x + f(x) of attention f, then of a SwiGLU (Shazeer 2020, 2002.05202), where RMSNorm stands as options.norm says:
+
+  pre: x + f(norm(x)); sandwich: x + norm(f(norm(x))) (CogView, 2105.13290); swin: x + norm(f(x)) (Swin v2, 2111.09883,
+  and Chameleon 34B, 2405.09818). Dropout, where a key is given, is of what is added to x (Chameleon).
+  """
 
   def __init__(self, options, precision: Precision, rngs: nnx.Rngs):
     dtype = precision.activations
     width, hidden, scale = options.width, options.hidden, 1.0 / options.layers
     self.heads, self.kv_heads, self.dim = options.heads, options.kv_heads, width // options.heads
-    self.attention_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+    self.dropout, before, after = options.dropout, options.norm != "swin", options.norm != "pre"
+    new_norm = lambda there, size=width: nnx.RMSNorm(size, dtype=dtype, rngs=rngs) if there else None
+    self.attention_norm = new_norm(before)
     self.qkv = _linear(width, (self.heads + 2 * self.kv_heads) * self.dim, precision, rngs)
-    self.query_norm = nnx.RMSNorm(self.dim, dtype=dtype, rngs=rngs)
-    self.key_norm = nnx.RMSNorm(self.dim, dtype=dtype, rngs=rngs)
+    self.query_norm = new_norm(options.qk_norm, self.dim)
+    self.key_norm = new_norm(options.qk_norm, self.dim)
     self.out = _linear(width, width, precision, rngs, scale)
-    self.mlp_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+    self.mlp_norm = new_norm(before)
     self.gate_up = _linear(width, 2 * hidden, precision, rngs)
     self.down = _linear(hidden, width, precision, rngs, scale)
+    self.attention_out_norm, self.mlp_out_norm = new_norm(after), new_norm(after)
 
   def project(self, x, turn):
     """x [b n w] -> q [b n h d], k and v [b g n d], rotated; rows stay flat for the product."""
     b, n, w = x.shape
-    qkv = self.qkv(self.attention_norm(x).reshape(b * n, w)).reshape(b, n, self.heads + 2 * self.kv_heads, self.dim)
-    q, k, v = jnp.split(qkv, [self.heads, self.heads + self.kv_heads], 2)
-    k = rotate(self.key_norm(k), *turn)
-    return rotate(self.query_norm(q), *turn), k.swapaxes(1, 2), v.swapaxes(1, 2)
+    x = _normed(self.attention_norm, x).reshape(b * n, w)
+    q, k, v = jnp.split(self.qkv(x).reshape(b, n, -1, self.dim), [self.heads, self.heads + self.kv_heads], 2)
+    k = rotate(_normed(self.key_norm, k), *turn)
+    return rotate(_normed(self.query_norm, q), *turn), k.swapaxes(1, 2), v.swapaxes(1, 2)
 
-  def finish(self, x, attended):
-    """The rest of the layer once attention [b n h d] is known."""
+  def finish(self, x, attended, key=None):
+    """The rest of the layer once attention [b n h d] is known; key: of the dropout, None drops nothing."""
     b, n, w = x.shape
-    flat = x.reshape(b * n, w) + self.out(attended.reshape(b * n, w))
-    gate, up = jnp.split(self.gate_up(self.mlp_norm(flat)), 2, -1)
-    return (flat + self.down(nnx.silu(gate) * up)).reshape(b, n, w)
+    keys = (None, None) if key is None else jax.random.split(key)
+    part = _normed(self.attention_out_norm, self.out(attended.reshape(b * n, w)))
+    flat = x.reshape(b * n, w) + dropped(part, self.dropout, keys[0])
+    gate, up = jnp.split(self.gate_up(_normed(self.mlp_norm, flat)), 2, -1)
+    part = _normed(self.mlp_out_norm, self.down(nnx.silu(gate) * up))
+    return (flat + dropped(part, self.dropout, keys[1])).reshape(b, n, w)
 
 
 class Depth(nnx.Module):
@@ -97,6 +119,7 @@ class Decoder(nnx.Module):
     check(options)
     dtype = precision.activations
     self.options, self.dtype, self.further = options, dtype, further
+    self.scores = Scores(options.pb_relax, options.attention_softcap)
     # the input embedding has unit scale beside an untied head: tying them slowed these small models down
     self.embed = nnx.Embed(vocabulary_size, options.width, dtype=dtype, rngs=rngs,
                            embedding_init=nnx.initializers.normal(0.5))
@@ -130,23 +153,41 @@ class Decoder(nnx.Module):
     offsets = jnp.clip(offsets, 0, self.options.grid_embedding - 1)
     return x + self.row(offsets[..., 0]) + self.column(offsets[..., 1])
 
-  def hidden(self, ids, positions, rule: Rule, extra=None):
-    """ids i32[b l], positions f32[b l K] -> the last layer's output [b l w], normalised."""
+  def hidden(self, ids, positions, rule: Rule, extra=None, key=None):
+    """ids i32[b l], positions f32[b l K] -> the last layer's output [b l w], normalised. key: of the dropout, which is
+    there in training alone."""
+    return self.norm(self._through(ids, positions, rule, extra, key)[0])
+
+  def watched(self, ids, positions, rule: Rule, extra=None):
+    """(the last layer's output [b l w] before it is normalised, f32[b l] the largest attention logit of each token over
+    all layers and heads)."""
+    x, most = self._through(ids, positions, rule, extra, None, lambda q, k: largest(q, k, rule).max(-1))
+    return x, most.max(0)
+
+  def _through(self, ids, positions, rule: Rule, extra, key, told=lambda q, k: None):
+    """(the last layer's output, told(q, k) of each layer)."""
     seen, turn = look(rule, self.options.attention, self.options.sequence_attention), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
+    keys = jax.random.split(key, self.options.layers) if key is not None and self.options.dropout else None
 
-    def one(x, weights):
+    def one(x, given):
+      weights, key = given
       layer = nnx.merge(graph, weights)
       q, k, v = layer.project(x, turn)
-      return constrain(layer.finish(x, attend(q, k, v, seen)), "hidden"), None
+      return constrain(layer.finish(x, attend(q, k, v, seen, self.scores), key), "hidden"), told(q, k)
 
     x = constrain(self.enter(ids, positions, extra), "hidden")
-    x, _ = jax.lax.scan(REMAT[self.options.remat](one), x, stacked, unroll=self.options.unroll)
-    return self.norm(x)
+    return jax.lax.scan(REMAT[self.options.remat](one), x, (stacked, keys), unroll=self.options.unroll)
 
   def logits(self, hidden):
     """[… w] -> f32[… v]."""
-    return self.head(hidden.reshape(-1, hidden.shape[-1])).astype(jnp.float32).reshape(*hidden.shape[:-1], -1)
+    logits = self.head(hidden.reshape(-1, hidden.shape[-1])).astype(jnp.float32)
+    return self.capped(logits).reshape(*hidden.shape[:-1], -1)
+
+  def capped(self, logits):
+    """The head's f32[… v] within ± logit_softcap (Gemma 2, 2408.00118), where that is set."""
+    cap = self.options.logit_softcap
+    return cap * jnp.tanh(logits / cap) if cap else logits
 
   def next_book(self, hidden, codes):
     """f32[n k]: the logits of the codes of a place's next book, from the last layer's output [n w] that its first code
@@ -162,7 +203,7 @@ class Decoder(nnx.Module):
   def columns(self, x, kernel):
     """x [n w] times columns [w k] of the head -> logits f32[n k]."""
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    return self.head.dot_general(x, kernel, (((1,), (0,)), ((), ()))).astype(jnp.float32)
+    return self.capped(self.head.dot_general(x, kernel, (((1,), (0,)), ((), ()))).astype(jnp.float32))
 
   def __call__(self, ids, positions, rule: Rule, extra=None):
     return self.logits(self.hidden(ids, positions, rule, extra))
@@ -188,7 +229,7 @@ class Decoder(nnx.Module):
       q, k, v = layer.project(x, turn)
       keys.append(jax.lax.dynamic_update_slice_in_dim(cache.keys[n], k, at, 2))
       values.append(jax.lax.dynamic_update_slice_in_dim(cache.values[n], v, at, 2))
-      x = layer.finish(x, attend(q, keys[-1], values[-1], seen))
+      x = layer.finish(x, attend(q, keys[-1], values[-1], seen, self.scores))
     return self.norm(x), Cache(tuple(keys), tuple(values))
 
 
@@ -204,3 +245,11 @@ def check(options):
     raise ValueError(f"decoder.loss_chunk: {options.loss_chunk} must be 1 or more tokens, or 0 for all at once")
   if options.unroll < 1:
     raise ValueError(f"decoder.unroll: {options.unroll} must be 1 or more layers")
+  if not 0 <= options.dropout < 1:
+    raise ValueError(f"decoder.dropout: {options.dropout} must be a share from 0 to below 1")
+  if options.watch_every < 0:
+    raise ValueError(f"decoder.watch_every: {options.watch_every} must be a number of steps, 0 for never")
+  for name, least, none in (("pb_relax", 1, "1 for none"), ("attention_softcap", 0, "0 for none"),
+                            ("logit_softcap", 0, "0 for none")):
+    if not least <= getattr(options, name) < float("inf"):
+      raise ValueError(f"decoder.{name}: {getattr(options, name)} must be a number from {least} on, {none}")

@@ -14,6 +14,7 @@ from jax.experimental.pallas import triton
 
 from unitok.models.block_attention import SIZE, pad
 from unitok.models.rule import Rule
+from unitok.models.scores import Scores
 
 
 class Fused(NamedTuple):
@@ -28,10 +29,10 @@ def fused_of(rule: Rule) -> Fused:
                (rule.visible_from[:, None], rule.visible_until[:, None], rule.segment_ids[:, None]))
 
 
-@jax.custom_vjp
-def attend_fused(q, k, v, fused: Fused):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend_fused(score: Scores, q, k, v, fused: Fused):
   """As `attention.attend`: q [b n h d], k and v [b g n d] -> [b n h d]; a query that sees nothing gives zeros."""
-  return _forward(q, k, v, fused)[0]
+  return _forward(score, q, k, v, fused)[0]
 
 
 def _dot(a, b, trans_a: bool = False, trans_b: bool = False):
@@ -48,7 +49,8 @@ def _if_any(mask, change, state):
   return jax.lax.cond(jnp.max(mask.astype(jnp.int32)) > 0, change, lambda same: same, state)
 
 
-def _forward_kernel(q_ref, order_ref, segment_ref, k_ref, v_ref, since_ref, until_ref, key_segment_ref, out_ref, sum_ref):
+def _forward_kernel(score, q_ref, order_ref, segment_ref, k_ref, v_ref, since_ref, until_ref, key_segment_ref, out_ref,
+                    sum_ref):
   q, order, segment = q_ref[0, 0], order_ref[0], segment_ref[0]
 
   def one(j, state):
@@ -57,7 +59,7 @@ def _forward_kernel(q_ref, order_ref, segment_ref, k_ref, v_ref, since_ref, unti
 
     def look(state):
       total, weight, most = state
-      scores = jnp.where(mask, _dot(q, k_ref[0, 0, at, :], trans_b=True), -jnp.inf)
+      scores = jnp.where(mask, score(_dot(q, k_ref[0, 0, at, :], trans_b=True)), -jnp.inf)
       higher = jnp.maximum(most, jnp.max(scores, -1, keepdims=True))
       weights, keep = jnp.exp(scores - higher), jnp.exp(most - higher)
       values = v_ref[0, 0, at, :]
@@ -74,8 +76,8 @@ def _forward_kernel(q_ref, order_ref, segment_ref, k_ref, v_ref, since_ref, unti
   sum_ref[0, 0] = jnp.where(weight > 0, most + jnp.log(sees), 1e30)   # nothing seen: weights made again are 0
 
 
-def _queries_kernel(q_ref, grad_ref, sum_ref, aside_ref, order_ref, segment_ref, k_ref, v_ref, since_ref, until_ref,
-                    key_segment_ref, dq_ref):
+def _queries_kernel(score, q_ref, grad_ref, sum_ref, aside_ref, order_ref, segment_ref, k_ref, v_ref, since_ref,
+                    until_ref, key_segment_ref, dq_ref):
   q, grad, log_sum, aside = q_ref[0, 0], grad_ref[0, 0], sum_ref[0, 0], aside_ref[0, 0]
   order, segment = order_ref[0], segment_ref[0]
 
@@ -85,8 +87,9 @@ def _queries_kernel(q_ref, grad_ref, sum_ref, aside_ref, order_ref, segment_ref,
 
     def look(dq):
       keys = k_ref[0, 0, at, :]
-      weights = jnp.exp(jnp.where(mask, _dot(q, keys, trans_b=True), -jnp.inf) - log_sum)
-      by_scores = weights * (_dot(grad, v_ref[0, 0, at, :], trans_b=True) - aside)
+      scores = score(_dot(q, keys, trans_b=True))
+      weights = jnp.exp(jnp.where(mask, scores, -jnp.inf) - log_sum)
+      by_scores = score.back(scores, weights * (_dot(grad, v_ref[0, 0, at, :], trans_b=True) - aside))
       return dq + _dot(by_scores.astype(keys.dtype), keys)
 
     return _if_any(mask, look, dq)
@@ -94,8 +97,8 @@ def _queries_kernel(q_ref, grad_ref, sum_ref, aside_ref, order_ref, segment_ref,
   dq_ref[0, 0] = jax.lax.fori_loop(0, k_ref.shape[2] // SIZE, one, jnp.zeros(q.shape, jnp.float32))
 
 
-def _keys_kernel(k_ref, v_ref, since_ref, until_ref, key_segment_ref, q_ref, grad_ref, sum_ref, aside_ref, order_ref,
-                 segment_ref, dk_ref, dv_ref):
+def _keys_kernel(score, k_ref, v_ref, since_ref, until_ref, key_segment_ref, q_ref, grad_ref, sum_ref, aside_ref,
+                 order_ref, segment_ref, dk_ref, dv_ref):
   keys, values = k_ref[0, 0], v_ref[0, 0]
   since, until, key_segment = since_ref[0], until_ref[0], key_segment_ref[0]
 
@@ -106,8 +109,9 @@ def _keys_kernel(k_ref, v_ref, since_ref, until_ref, key_segment_ref, q_ref, gra
     def look(state):
       dk, dv = state
       q, grad = q_ref[0, 0, at, :], grad_ref[0, 0, at, :]
-      weights = jnp.exp(jnp.where(mask, _dot(q, keys, trans_b=True), -jnp.inf) - sum_ref[0, 0, at, :])
-      by_scores = weights * (_dot(grad, values, trans_b=True) - aside_ref[0, 0, at, :])
+      scores = score(_dot(q, keys, trans_b=True))
+      weights = jnp.exp(jnp.where(mask, scores, -jnp.inf) - sum_ref[0, 0, at, :])
+      by_scores = score.back(scores, weights * (_dot(grad, values, trans_b=True) - aside_ref[0, 0, at, :]))
       return (dk + _dot(by_scores.astype(q.dtype), q, trans_a=True),
               dv + _dot(weights.astype(grad.dtype), grad, trans_a=True))
 
@@ -139,7 +143,7 @@ def _block(array, share: int = 1, cut: bool = True) -> pl.BlockSpec:
   return pl.BlockSpec(tuple(shape), where)
 
 
-def _call(kernel, like, mine: list, all_of: list, out: list):
+def _call(kernel, score: Scores, like, mine: list, all_of: list, out: list):
   """The kernel for every row, head and block of `like` [b h n d]. mine, all_of: (array, heads to one of its own) that
   are cut into blocks or not; out: the shapes of the results [b h n …]."""
   b, h, n, _ = like.shape
@@ -147,7 +151,8 @@ def _call(kernel, like, mine: list, all_of: list, out: list):
   arrays = [x for x, _ in (*mine, *all_of)]
 
   def run(*arrays, **how):
-    return pl.pallas_call(kernel, grid=(b, h, n // SIZE), in_specs=specs, out_specs=[_block(x) for x in out],
+    return pl.pallas_call(functools.partial(kernel, score), grid=(b, h, n // SIZE), in_specs=specs,
+                          out_specs=[_block(x) for x in out],
                           out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out], **how)(*arrays)
 
   return jax.lax.platform_dependent(
@@ -159,17 +164,17 @@ def _padded(x):
   return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % SIZE), (0, 0)))
 
 
-def _forward(q, k, v, fused):
+def _forward(score, q, k, v, fused):
   length, dim = q.shape[1], q.shape[-1]
-  q, k, v = _padded((q * dim**-0.5).swapaxes(1, 2)), _padded(k), _padded(v)
+  q, k, v = _padded((q * score.factor(dim)).swapaxes(1, 2)), _padded(k), _padded(v)
   share, columns, rows = q.shape[1] // k.shape[1], [(x, 1) for x in fused.queries], [(x, 1) for x in fused.keys]
   log_sum = jax.ShapeDtypeStruct((*q.shape[:3], 1), jnp.float32)
   # the kernels' order of arguments: see their signatures
-  out, log_sum = _call(_forward_kernel, q, [(q, 1), *columns], [(k, share), (v, share), *rows], [q, log_sum])
+  out, log_sum = _call(_forward_kernel, score, q, [(q, 1), *columns], [(k, share), (v, share), *rows], [q, log_sum])
   return out.swapaxes(1, 2)[:, :length], (q, k, v, fused, out, log_sum)
 
 
-def _backward(kept, grad):
+def _backward(score, kept, grad):
   q, k, v, fused, out, log_sum = kept
   length, (b, groups, n, dim) = grad.shape[1], k.shape
   share, columns, rows = q.shape[1] // groups, [(x, 1) for x in fused.queries], [(x, 1) for x in fused.keys]
@@ -177,9 +182,9 @@ def _backward(kept, grad):
   aside = (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
   given = [(x, 1) for x in (q, grad, log_sum, aside)]
   exact = jax.ShapeDtypeStruct(q.shape, jnp.float32)
-  dq, = _call(_queries_kernel, q, [*given, *columns], [(k, share), (v, share), *rows], [exact])
-  dk, dv = _call(_keys_kernel, q, [(k, share), (v, share), *rows], [*given, *columns], [exact, exact])
-  dq = dq.swapaxes(1, 2)[:, :length] * dim**-0.5
+  dq, = _call(_queries_kernel, score, q, [*given, *columns], [(k, share), (v, share), *rows], [exact])
+  dk, dv = _call(_keys_kernel, score, q, [(k, share), (v, share), *rows], [*given, *columns], [exact, exact])
+  dq = dq.swapaxes(1, 2)[:, :length] * score.factor(dim)
   dk, dv = (x.reshape(b, groups, share, n, dim).sum(2)[:, :, :length] for x in (dk, dv))
   return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), jax.tree.map(lambda x: None, fused)
 

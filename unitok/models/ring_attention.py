@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from unitok.models import block_attention as by_blocks
 from unitok.models.rule import Rule
+from unitok.models.scores import Scores
 
 AXIS = "sequence"
 
@@ -30,13 +31,13 @@ def balanced(batch, devices: int):
   return jax.tree.map(lambda x: x[:, order], batch)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend_ring(devices: int, q, k, v, rule: Rule):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def attend_ring(devices: int, score: Scores, q, k, v, rule: Rule):
   """As `attention.attend`, of this device's tokens: q [b n h d], k and v [b g n d], rule i32[b n] each -> [b n h d].
 
   Inside a shard_map over AXIS of so many devices.
   """
-  return _forward(devices, q, k, v, rule)[0]
+  return _forward(devices, score, q, k, v, rule)[0]
 
 
 def _next(devices: int, *trees):
@@ -45,13 +46,13 @@ def _next(devices: int, *trees):
   return jax.tree.map(lambda x: jax.lax.ppermute(x, AXIS, around), trees)
 
 
-def _forward(devices, q, k, v, rule):
+def _forward(devices, score, q, k, v, rule):
   length = q.shape[1]
-  q, k, v = by_blocks.head_first(q, k), by_blocks.padded(k), by_blocks.padded(v)
+  q, k, v = by_blocks.head_first(q * score.factor(q.shape[-1]), k), by_blocks.padded(k), by_blocks.padded(v)
 
   def one(state, _):
     (out, log_sum), (k, v, keys) = state
-    some, its = by_blocks.forward(q, k, v, by_blocks.blocks_of(rule, keys))
+    some, its = by_blocks.forward(score, q, k, v, by_blocks.blocks_of(rule, keys))
     its = jnp.where(its < 1e30, its, -1e30)                     # nothing seen
     both = jnp.logaddexp(log_sum, its)
     share = lambda one: jnp.exp(one - both)[..., None]
@@ -64,19 +65,19 @@ def _forward(devices, q, k, v, rule):
   return by_blocks.tokens_first(out, length), (q, k, v, rule, out, log_sum)
 
 
-def _backward(devices, kept, grad):
+def _backward(devices, score, kept, grad):
   q, k, v, rule, out, log_sum = kept
   length = grad.shape[1]
   grad, aside = by_blocks.gradients_of(grad, out)
 
   def one(state, _):
     dq, (k, v, keys, dk, dv) = state
-    more = by_blocks.backward(q, k, v, by_blocks.blocks_of(rule, keys), grad, log_sum, aside)
+    more = by_blocks.backward(score, q, k, v, by_blocks.blocks_of(rule, keys), grad, log_sum, aside)
     return (dq + more[0], _next(devices, k, v, keys, dk + more[1], dv + more[2])), None
 
   none = [jnp.zeros_like(x, jnp.float32) for x in (q, k, v)]
   (dq, (*_, dk, dv)), _ = jax.lax.scan(one, (none[0], (k, v, rule, *none[1:])), length=devices)
-  return *by_blocks.finished(q, k, v, dq, dk, dv, length), jax.tree.map(lambda x: None, rule)
+  return *by_blocks.finished(score, q, k, v, dq, dk, dv, length), jax.tree.map(lambda x: None, rule)
 
 
 attend_ring.defvjp(_forward, _backward)

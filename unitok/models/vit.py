@@ -31,6 +31,9 @@ class Shape(NamedTuple):
   heads: int
   kv_heads: int
   hidden: int
+  norm: str = "pre"
+  qk_norm: bool = True
+  dropout: float = 0.0
 
 
 def shape_of(options) -> Shape:
