@@ -106,7 +106,7 @@ def place_batch(batch, mesh):
 
 def rows_here(mesh, size: int) -> np.ndarray:
   """The rows of a batch of `size`, rising, that this process's devices hold: what it gives to `place_batch`."""
-  places = NamedSharding(mesh, BATCH).addressable_devices_indices_map((size,)).values()
+  places = NamedSharding(mesh, ACTIVATIONS["batch"]).addressable_devices_indices_map((size,)).values()
   return np.unique(np.concatenate([np.arange(size)[place] for place in places]))
 
 

@@ -75,7 +75,7 @@ def largest(q, k, rule: Rule):
 
   q [b n h d], k [b g n d] as `attend` takes them; made by rows and blocks of queries, so memory grows with the length.
   """
-  return over_rows(_largest, (q, k), (2, 1), rule)
+  return over(_largest, (q, k), ("queries", "keys"), rule)
 
 
 def _largest(q, k, rule):
