@@ -258,7 +258,7 @@ def test_in_batches():
 
 def test_one_device_is_a_mesh_of_one():
   mesh = make_mesh(c.Mesh())
-  assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "tensor": 1}
+  assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "sequence": 1, "tensor": 1}
   state, _, batches = training()
   batches.close()
   for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(specs(state, mesh))):
@@ -268,7 +268,7 @@ def test_one_device_is_a_mesh_of_one():
 
 
 @pytest.mark.parametrize("mesh, message", [
-    (c.Mesh(data=1024), "data 1024 x fsdp 1 x tensor 1 does not fill the"), (c.Mesh(fsdp=7919), "does not fill"),
+    (c.Mesh(data=1024), "data 1024 x fsdp 1 x sequence 1 x tensor 1 does not fill the"), (c.Mesh(fsdp=7919), "does not fill"),
     (c.Mesh(data=-1, fsdp=-1), "one of them may be -1"), (c.Mesh(tensor=0), "must be 1 or more")])
 def test_mesh_that_does_not_fit(mesh, message):
   with pytest.raises(ValueError, match=message):
@@ -287,6 +287,6 @@ def test_rules():
   assert found["params"]["layers"]["qkv"]["kernel"] == (None, "fsdp", "tensor")
   assert found["params"]["layers"]["out"]["kernel"] == (None, "tensor", "fsdp")
   assert found["params"]["head"]["kernel"] == ("fsdp", None), "nine columns do not divide"
-  assert not any(found["params"]["layers"]["mlp_norm"]["scale"])
+  assert found["params"]["layers"]["mlp_norm"]["scale"] == (None, "fsdp")
   with pytest.raises(ValueError, match="decoder.train.batch_size: 6 rows .* multiple of 4, e.g. 4"):
     check_batch(6, mesh, "decoder.train.batch_size")

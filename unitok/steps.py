@@ -337,7 +337,7 @@ def gradient_products(model: Language, params, batch):
   total = jnp.maximum(batch.loss_weights.sum(), 1e-9)
 
   def one(number):
-    def of(part):
+    def of(part, _):
       weights = jnp.where(part.tasks == number, part.loss_weights, 0.0) / total
       return jax.grad(lambda p: (model.nats(p, part)[0] * weights.reshape(-1)).sum())(params)
 
