@@ -253,8 +253,9 @@ def decoder_step(model: Language, tx, state: TrainState, batch, key):
   """
   parts = model.options.train.accumulate
   total = batch.loss_weights.sum() if parts > 1 else None
+  dropping = lambda n: jax.random.fold_in(key, n) if model.options.dropout else None
   (loss, tasks), grads = summed(lambda part, n: jax.value_and_grad(model.loss, has_aux=True)(
-      state.params, part, jax.random.fold_in(key, n), total), batch, parts)
+      state.params, part, dropping(n), total), batch, parts)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = averaged(state.extra["average"], params, model.options.train.ema_decay, state.step)
