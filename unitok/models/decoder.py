@@ -68,11 +68,11 @@ class Layer(nnx.Module):
     """The rest of the layer once attention [b n h d] is known; key: of the dropout, None drops nothing."""
     b, n, w = x.shape
     keys = (None, None) if key is None else jax.random.split(key)
-    part = _normed(self.attention_out_norm, self.out(attended.reshape(b * n, w)))
-    flat = x.reshape(b * n, w) + dropped(part, self.dropout, keys[0])
+    flat, part = x.reshape(b * n, w), self.out(attended.reshape(b * n, w))
+    flat = flat + dropped(_normed(self.attention_out_norm, part), self.dropout, keys[0])
     gate, up = jnp.split(self.gate_up(_normed(self.mlp_norm, flat)), 2, -1)
-    part = _normed(self.mlp_out_norm, self.down(nnx.silu(gate) * up))
-    return (flat + dropped(part, self.dropout, keys[1])).reshape(b, n, w)
+    part = self.down(nnx.silu(gate) * up)
+    return (flat + dropped(_normed(self.mlp_out_norm, part), self.dropout, keys[1])).reshape(b, n, w)
 
 
 class Depth(nnx.Module):
