@@ -70,10 +70,14 @@ def documents_a_row(config: c.Config, workdir: Path) -> dict[str, float]:
   return dict(zip(mixture(decoder), counts / COUNTED))
 
 
-def alone(config: c.Config, workdir: Path, name: str, rate: float, documents: float) -> c.Config:
-  """The config of a specialist that sees so many documents."""
-  decoder, tuned = dataclasses.replace(config.decoder, tasks={name: 1.0}), config.decoder.train
-  rows = documents / documents_a_row(dataclasses.replace(config, decoder=decoder), workdir)[name]
+def only(config: c.Config, name: str) -> c.Config:
+  """With no objective but this."""
+  return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, tasks={name: 1.0}))
+
+
+def alone(config: c.Config, name: str, rate: float, rows: float) -> c.Config:
+  """The config of a specialist that sees so many rows."""
+  decoder, tuned = only(config, name).decoder, config.decoder.train
   size = int(min(max(rows // LEAST, 1), tuned.batch_size))
   steps = max(round(rows / size), 2)
   tuned = dataclasses.replace(tuned, steps=steps, batch_size=size, learning_rate=rate, sample_every=10**9,
@@ -120,10 +124,10 @@ def main(workdir: Path, out: Path, rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     keys, less = keys_of(name), name not in SPOKEN_FOR
     documents, found, tried = rows * shares[name], {}, []
     best = lambda: (min if less else max)(found, key=lambda rate: look_up(found[rate], keys[0]))
-    ahead = list(rates)
+    ahead, needed = list(rates), documents / documents_a_row(only(config, name), workdir)[name]
     while ahead:
       rate = ahead.pop(0)
-      one = alone(config, workdir, name, rate, documents)
+      one = alone(config, name, rate, needed)
       metrics = specialist(one, workdir, out / f"{name}-{rate:g}")
       tried.append(rate)
       if look_up(metrics, keys[0]) is not None:
