@@ -4,12 +4,13 @@
     python -m tests.benchmarks.objectives --workdir runs/objectives --out runs/specialists
 
 Each specialist learns one objective alone: from the same tokenizers and codes, with the same decoder, with as many
-documents of it as the one model saw (counted in the packed rows of both), and once for each of `--rates`, of which the
-one with the best figure counts (on the records that are reported, which favours the specialist; "edge" where it is the
-lowest or highest tried). Where that would be less than LEAST steps, its batches are smaller. Then each one's figure on
-at least 1,000 validation cases stands beside the one model's; the one model is not worse where it is ahead, or behind by
-no more than the 95 % interval of the difference of two independent shares. A specialist that is there already is not
-trained again, so several processes may train some each (`--objectives`), and a last one gathers. The last line is JSON.
+documents of it as the one model saw (counted in the packed rows of both), and once for each of `--rates`; as long as the
+best is the lowest or the highest tried, at most MORE times, half or twice of it is tried, too. The one with the best figure
+counts, on the records that are reported, which favours the specialist ("edge" where it is still at an end). Where that
+would be less than LEAST steps, its batches are smaller. Then each one's figure on at least 1,000 validation cases stands
+beside the one model's; the one model is not worse where it is ahead, or behind by no more than the 95 % interval of the
+difference of two independent shares. A specialist that is there already is not trained again, so several processes may
+train some each (`--objectives`), and a last one gathers. The last line is JSON.
 """
 import dataclasses
 import json
@@ -36,6 +37,8 @@ from unitok.run import read_vocabulary, with_steps
 
 LEAST = 1_000
 """Steps a specialist has at least, down to batches of one row."""
+MORE = 3
+"""Learning rates tried beside `--rates`, at most."""
 COUNTED = 1_000
 """Rows whose documents are counted."""
 FIGURES = {"text_to_image": ("text_to_image.accuracy",), "image_to_text": ("caption.exact_match",),
@@ -67,10 +70,14 @@ def documents_a_row(config: c.Config, workdir: Path) -> dict[str, float]:
   return dict(zip(mixture(decoder), counts / COUNTED))
 
 
-def alone(config: c.Config, workdir: Path, name: str, rate: float, documents: float) -> c.Config:
-  """The config of a specialist that sees so many documents."""
-  decoder, tuned = dataclasses.replace(config.decoder, tasks={name: 1.0}), config.decoder.train
-  rows = documents / documents_a_row(dataclasses.replace(config, decoder=decoder), workdir)[name]
+def only(config: c.Config, name: str) -> c.Config:
+  """With no objective but this."""
+  return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, tasks={name: 1.0}))
+
+
+def alone(config: c.Config, name: str, rate: float, rows: float) -> c.Config:
+  """The config of a specialist that sees so many rows."""
+  decoder, tuned = only(config, name).decoder, config.decoder.train
   size = int(min(max(rows // LEAST, 1), tuned.batch_size))
   steps = max(round(rows / size), 2)
   tuned = dataclasses.replace(tuned, steps=steps, batch_size=size, learning_rate=rate, sample_every=10**9,
@@ -115,25 +122,31 @@ def main(workdir: Path, out: Path, rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
   rows = config.decoder.train.steps * config.decoder.train.batch_size
   for name in objectives or mixture(config.decoder):
     keys, less = keys_of(name), name not in SPOKEN_FOR
-    documents, found = rows * shares[name], {}
-    for rate in rates:
-      one = alone(config, workdir, name, rate, documents)
+    documents, found, tried = rows * shares[name], {}, []
+    best = lambda: (min if less else max)(found, key=lambda rate: look_up(found[rate], keys[0]))
+    ahead, needed = list(rates), documents / documents_a_row(only(config, name), workdir)[name]
+    while ahead:
+      rate = ahead.pop(0)
+      one = alone(config, name, rate, needed)
       metrics = specialist(one, workdir, out / f"{name}-{rate:g}")
+      tried.append(rate)
       if look_up(metrics, keys[0]) is not None:
         found[rate] = metrics
+      if not ahead and found and best() in (min(tried), max(tried)) and len(tried) < len(rates) + MORE:
+        ahead.append(best() * 2 if best() == max(tried) else best() / 2)
     if look_up(ours, keys[0]) is None or not found:
       sys.exit(f"{name}: no figure {keys[0]} in {workdir if found else f'any {out}/{name}-*'}/metrics.json; evaluate it")
-    best = (min if less else max)(found, key=lambda rate: look_up(found[rate], keys[0]))
-    edge = " (edge)" if best in (min(rates), max(rates)) else ""
+    rate = best()
+    edge = " (edge)" if rate in (min(tried), max(tried)) else ""
     for key in keys:
       if look_up(ours, key) is None:
         continue
-      mine, other, fine = compared(key, ours, found[best], less)
-      result[key] = {"one": mine, "specialist": other, "not_worse": fine, "n": look_up(ours, f"{key}_n"), "rate": best,
+      mine, other, fine = compared(key, ours, found[rate], less)
+      result[key] = {"one": mine, "specialist": other, "not_worse": fine, "n": look_up(ours, f"{key}_n"), "rate": rate,
                      "edge": bool(edge), "documents": round(documents),
-                     "all_rates": {f"{rate:g}": look_up(found[rate], key) for rate in found}}
+                     "all_rates": {f"{one:g}": look_up(found[one], key) for one in sorted(found)}}
       print(f"{name:14s} {key:28s} one model {mine:.3f}   specialist {other:.3f}   {'not worse' if fine else 'worse'}   "
-            f"n {result[key]['n']}, {documents:.0f} documents, rate {best:g}{edge}", flush=True)
+            f"n {result[key]['n']}, {documents:.0f} documents, rate {rate:g}{edge}", flush=True)
   first = [result[keys_of(name)[0]] for name in objectives or mixture(config.decoder)]
   print(json.dumps({"tasks_not_worse_share": float(np.mean([one["not_worse"] for one in first])), "tasks": len(first),
                     "figures": result}))
