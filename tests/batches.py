@@ -14,3 +14,13 @@ def documents(rows: int, length: int, ids: int, seed: int = 0) -> Batch:
   return Batch(inputs=tokens[:, :-1], targets=tokens[:, 1:], order=order, visible_from=order,
                visible_until=np.full_like(order, 2**30), tasks=order % 2, loss_weights=weights.astype(np.float32),
                segment_ids=np.ones_like(order), positions=np.repeat(order[..., None], 3, -1))
+
+
+def with_books(batch: Batch, ids: int, books: int, size: int, seed: int = 0) -> tuple[Batch, tuple[range, ...]]:
+  """(the batch with further codes of so many books behind the other ids, `size` each, some not there; their ids)."""
+  rng = np.random.default_rng(seed)
+  further = tuple(range(ids + size * n, ids + size * (n + 1)) for n in range(books - 1))
+  some = lambda: np.stack([np.where(rng.random(batch.inputs.shape) < 0.7,
+                                    rng.integers(one.start, one.stop, batch.inputs.shape), -1)
+                           for one in further], -1).astype(np.int32)
+  return batch._replace(extra_codes=some(), extra_targets=some()), further

@@ -12,6 +12,7 @@ AXES = ("data", "fsdp", "sequence", "tensor")
 MESHES = [dict(zip(AXES, sizes)) for sizes in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(sizes) == 8]
 name_of = lambda sizes: " ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1)
 is_ulysses = lambda sizes: sizes["sequence"] == 8 or (sizes["sequence"], sizes["tensor"]) == (2, 4)
+has_books = lambda sizes: sizes["fsdp"] == sizes["sequence"] == sizes["tensor"] == 2
 IDS = 64
 COLUMNS = 8 * 997
 """A vocabulary whose size is found nowhere else."""
@@ -25,7 +26,7 @@ def measure() -> dict:
   import jax.numpy as jnp
   import numpy as np
 
-  from tests.batches import documents
+  from tests.batches import documents, with_books
   from unitok import config as c
   from unitok.losses import cross_entropy_in_chunks
   from unitok.models.autoencoder import to_pm1
@@ -40,12 +41,25 @@ def measure() -> dict:
   options = c.ImageTokenizer(widths=(8, 16), blocks=(1, 1), patch=2, quantizer=c.Quantizer(codebook_size=32, code_dim=4),
                              losses=c.PictureLosses(adversarial=0.5, judge_start=0, judge_width=8, judge_layers=1))
   tokenizer = Tokenizer(options)
+  residual = Tokenizer(dataclasses.replace(options, losses=c.PictureLosses(), quantizer=c.Quantizer(
+      kind="residual", codebook_size=16, code_dim=4, books=2)))
   pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
 
   def decoder(options, on):
     model = Language(options, IDS, ("a", "b"))
     loss = lambda params, batch: model.loss(params, batch)[0]
     return model.init, loss, documents(16, 16, IDS), [sizes for sizes in MESHES if on(sizes)]
+
+  def of_books():
+    batch, further = with_books(documents(16, 16, IDS - 16), IDS - 16, 3, 8)
+    model = Language(dataclasses.replace(many, loss_chunk=5, depth_hidden=16), IDS, ("a", "b"), further=further)
+    loss = lambda params, batch: model.loss(params, batch)[0]
+    return model.init, loss, batch, [sizes for sizes in MESHES if has_books(sizes)]
+
+  def residual_loss(params, pixels):
+    target = to_pm1(pixels)
+    last, quantized, _ = residual.through(params, residual.init(jax.random.key(0))[1], target)
+    return ((residual.finish(params, last) - target) ** 2).mean() + sum(quantized.losses.values())
 
   def of_pictures(key):
     params, state = tokenizer.init(key)
@@ -61,7 +75,10 @@ def measure() -> dict:
   models = {"decoder": decoder(many, lambda sizes: True),
             "in chunks": decoder(dataclasses.replace(few, loss_chunk=5, remat="dots"), lambda sizes: sizes["tensor"] == 2),
             "ulysses": decoder(dataclasses.replace(many, sequence_attention="ulysses", attention="blocks"), is_ulysses),
-            "pictures": (of_pictures, sees, pixels, [sizes for sizes in MESHES if sizes["sequence"] == 1])}
+            "books": of_books(),
+            "pictures": (of_pictures, sees, pixels, [sizes for sizes in MESHES if sizes["sequence"] == 1]),
+            "pictures in books": (lambda key: residual.init(key)[0], residual_loss, pixels,
+                                  [sizes for sizes in MESHES if sizes["fsdp"] == 8])}
 
   def run(build, loss, batch, mesh):
     params = create(build, mesh, jax.random.key(0))
@@ -175,7 +192,7 @@ def report():
 @pytest.mark.parametrize("sizes", MESHES, ids=name_of)
 def test_every_mesh_gives_one_devices_loss_and_gradients(report, sizes):
   found = {model: both for model, both in report["same"].items() if model.endswith(f": {name_of(sizes)}")}
-  assert len(found) == 1 + (sizes["tensor"] == 2) + (sizes["sequence"] == 1) + is_ulysses(sizes)
+  assert len(found) == 1 + (sizes["tensor"] == 2) + (sizes["sequence"] == 1) + is_ulysses(sizes) + has_books(sizes) + (sizes["fsdp"] == 8)
   for model, (loss, grads) in found.items():
     assert loss <= 1e-5 and grads <= 1e-4, model
 
