@@ -306,7 +306,8 @@ def test_usage_of_several_books():
   codes = np.stack([np.arange(8) % 4, np.zeros(8, int)], -1)
   counts = uses(codes.reshape(2, 4, 2), 4, 2)
   assert counts.tolist() == [[2, 2, 2, 2], [8, 0, 0, 0]]
-  assert {name: float(one) for name, one in usage(counts).items()} == pytest.approx({"usage": 5 / 8, "perplexity": 2.5})
+  assert {name: float(one) for name, one in usage(counts).items()} == pytest.approx(
+      {"usage": 5 / 8, "dead": 3, "perplexity": 2.5})
 
 
 def tokenizer_of(kind: str, books: int) -> c.ImageTokenizer:

@@ -30,7 +30,8 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
   """Trains, or goes on, until workdir/decoder holds step `train.steps`.
 
   on_sample(model, vocabulary, step, params) draws with the averaged weights every `sample_every` steps; left out, it
-  is train.samples' into the run's report, which also draws what a run stopped behind its last checkpoint lacks.
+  is train.samples' into the run's report, which also draws what a run stopped behind its last checkpoint lacks. A strip u8[h w
+  3] that it returns goes to TensorBoard and Weights & Biases, too.
   `seconds`, where not 0, cut the steps to what fits.
   """
   workdir, mesh = epath.Path(workdir), make_mesh(config.mesh)
@@ -58,8 +59,8 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
 
     def sample(step: int, state: TrainState):
       average = gathered(state.extra["average"])
-      if first():
-        draw(model, vocabulary, step, average)
+      if first() and (strip := draw(model, vocabulary, step, average)) is not None:
+        writer.show(step, "drawn", strip)
 
     try:
       fit(state=state, step_fn=functools.partial(decoder_step, model, tx), batches=documents, train=options.train,

@@ -89,7 +89,7 @@ def learn(config: Config, workdir: epath.Path):
       if not first():
         return
       image = modality(tokenizer, extra, config)
-      save_strip(workdir, step, image, shown[:8])
+      writer.show(step, "reconstructions", save_strip(workdir, step, image, shown[:8]))
       if options.losses.adversarial:
         watch(image, shown, options.losses, workdir, writer, step)
 
@@ -313,11 +313,12 @@ def strip_path(workdir, step: int) -> epath.Path:
   return epath.Path(workdir) / "report" / "samples" / f"{STAGE}_{step:06d}.png"
 
 
-def save_strip(workdir, step: int, image, pixels: np.ndarray):
-  """Originals over reconstructions, in `strip_path`."""
+def save_strip(workdir, step: int, image, pixels: np.ndarray) -> np.ndarray:
+  """Originals over reconstructions, in `strip_path` -> the strip u8[h w 3]."""
   rows = [pixels, image.decode(image.encode(pixels))]
   strip = np.concatenate([np.concatenate(list(row), 1) for row in rows])
   save(strip_path(workdir, step), strip)
+  return strip
 
 
 if __name__ == "__main__":

@@ -18,16 +18,17 @@ COUNT = 8
 
 
 def drawer(config: Config, workdir) -> Callable:
-  """on_sample(language, vocabulary, step, params) of the decoder stage: one picture a prompt, side by side.
+  """on_sample(language, vocabulary, step, params) of the decoder stage: one picture a prompt, side by side, u8[h w 3]; None
+  where the run does not learn to draw.
 
   Prompts and seed are the same every time, so that a picture differs from the last by what was learned. The
   tokenizers are read and the sampler is compiled at the first call.
   """
   workdir, kept = epath.Path(workdir), []
 
-  def draw(language, vocabulary, step: int, params) -> None:
+  def draw(language, vocabulary, step: int, params) -> np.ndarray | None:
     if not config.decoder.tasks.get("text_to_image"):
-      return
+      return None
     if not kept:
       kept.append(Model(config, vocabulary, TextModality.load(workdir / "text_tokenizer"),
                         load_image_tokenizer(workdir), Sampler(language, params, vocabulary)))
@@ -37,7 +38,9 @@ def drawer(config: Config, workdir) -> Callable:
     pictures = model.generate(texts, seed=config.seed)
     path = picture_path(workdir, step)
     write_json(path.with_suffix(".json"), {"step": step, "seed": config.seed, "prompts": texts})
-    save(path, np.concatenate(list(pictures), 1))   # last: where it is, both are
+    strip = np.concatenate(list(pictures), 1)
+    save(path, strip)   # last: where it is, both are
+    return strip
   return draw
 
 

@@ -457,7 +457,7 @@ class Config:
   """mixed: float32, with bfloat16 factors in matrix products. auto: bfloat16 on GPU and TPU, on a CPU mixed where it
   has bfloat16 matrix units (AMX), else float32. The image tokenizer is float32 on a CPU: mixed it learned less."""
   tensorboard: bool = False
-  """Also write TensorBoard events (needs tensorboardX)."""
+  """Also write TensorBoard events, curves and pictures (needs tensorboardX)."""
   wandb: bool = False
   """Also log to Weights & Biases (needs wandb)."""
 

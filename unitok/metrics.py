@@ -33,11 +33,11 @@ class Mean(NamedTuple):
 
 
 def usage(counts) -> dict:
-  """Share of codes with a count above 0, and exp of the entropy of their frequencies, for counts f[k]; of f[G k], of
-  several books, the means over the books."""
+  """Share of codes with a count above 0, the number of the others, and exp of the entropy of the codes' frequencies, for
+  counts f[k]; of f[G k], of several books, the share and the entropy's are means over the books, the dead a sum."""
   p = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1e-9)
   entropy = -(p * jnp.log(jnp.maximum(p, 1e-12))).sum(-1)
-  return {"usage": (counts > 0).mean(), "perplexity": jnp.exp(entropy).mean()}
+  return {"usage": (counts > 0).mean(), "dead": (counts <= 0).sum(), "perplexity": jnp.exp(entropy).mean()}
 
 
 def uses(codes: np.ndarray, size: int, books: int = 1) -> np.ndarray:
@@ -52,6 +52,8 @@ class Writer(Protocol):
   def resume(self, step: int) -> None: ...   # what was written beyond `step` will be written again
 
   def write(self, step: int, values: dict[str, float]) -> None: ...
+
+  def show(self, step: int, name: str, pixels: np.ndarray) -> None: ...   # u8[h w 3], a PNG of the run's report
 
   def close(self) -> None: ...
 
@@ -90,6 +92,9 @@ class JsonlWriter:
     with named(self.path), self.path.open("a") as file:
       file.write(line)
 
+  def show(self, step: int, name: str, pixels: np.ndarray):
+    pass
+
   def close(self):
     pass
 
@@ -111,6 +116,9 @@ class TensorBoardWriter:
     for name, value in values.items():
       self.summary.add_scalar(name, value, step)
 
+  def show(self, step: int, name: str, pixels: np.ndarray):
+    self.summary.add_image(name, pixels, step, dataformats="HWC")
+
   def close(self):
     self.summary.close()
 
@@ -130,6 +138,9 @@ class WandbWriter:
   def write(self, step: int, values: dict[str, float]):
     self.run.log(values, step=step)
 
+  def show(self, step: int, name: str, pixels: np.ndarray):
+    self.run.log({name: importlib.import_module("wandb").Image(pixels)}, step=step)
+
   def close(self):
     self.run.finish()
 
@@ -147,6 +158,10 @@ class Writers:
   def write(self, step: int, values: dict[str, float]):
     for writer in self.writers:
       writer.write(step, values)
+
+  def show(self, step: int, name: str, pixels: np.ndarray):
+    for writer in self.writers:
+      writer.show(step, name, pixels)
 
   def close(self):
     for writer in self.writers:

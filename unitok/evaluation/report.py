@@ -47,7 +47,7 @@ def render(workdir, config: c.Config, result: Result, seconds: Callable[[], Mapp
   blocks.append(("Stability", page.block("Stability", about, cards) if cards else ""))
   counts = metrics.get("image_tokenizer", {}).get("codebook_counts", [])
   cards = page.chart_cards([("Use of the codes on validation pictures", charts.usage_chart(counts)),
-                            ("While the tokenizer learned", codebook_curve(lines))])
+                            *codebook_curves(lines)])
   perplexity = look_up(metrics, "image_tokenizer.perplexity")
   about = "How often each code is used." + (
       f" Perplexity {perplexity:.0f}: as if so many were used alike." if perplexity else "")
@@ -182,10 +182,13 @@ def stability(lines: dict[str, list[dict]]) -> list[tuple[str, str]]:
   return charts_of
 
 
-def codebook_curve(lines: dict[str, list[dict]]) -> str:
+def codebook_curves(lines: dict[str, list[dict]]) -> list[tuple[str, str]]:
+  """While the tokenizer learned; those revived are a mean a step."""
   tokenizer = lines.get("image_tokenizer", [])
-  points = series(tokenizer, "codebook_perplexity")
-  return charts.line_chart([("perplexity", *points)], "step", "perplexity", from_zero=True)
+  chart = lambda names, label: charts.line_chart([(name.removeprefix("codebook_"), *series(tokenizer, name)) for name in names],
+                                                 "step", label, from_zero=True)
+  return [("While the tokenizer learned", chart(["codebook_perplexity"], "perplexity")),
+          ("Dead codes, and those revived", chart(["codebook_dead", "revived"], "codes"))]
 
 
 def films(folder: epath.Path, config: c.Config) -> str:
