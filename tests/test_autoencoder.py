@@ -150,6 +150,7 @@ def test_overfits_one_batch(kind):
     (dict(quantizer=Quantizer(kind="pq")), 16, "quantizer.kind: 'pq' is unknown; one of l2"),
     (dict(quantizer=Quantizer(kind="lfq", codebook_size=500)), 16, "quantizer.codebook_size: 500 is no power of two"),
     (dict(quantizer=Quantizer(kind="fsq", levels=(8, 1))), 16, r"quantizer.levels: \(8, 1\)"),
+    (dict(quantizer=Quantizer(kind="fsq", codebook_size=100, levels=(8, 8))), 16, r"codebook_size: 100, but levels \(8, 8\) make 64"),
     (dict(network="unet"), 16, "image_tokenizer.network: 'unet' is unknown; one of convnext, vqgan, vit"),
     (dict(network="vit"), 16, r"widths: \(8, 12\) must be one width for vit"),
     (dict(network="vit", widths=(96,), blocks=(1,)), 16, r"widths: \(96,\) must be a multiple of 64 for vit's heads"),

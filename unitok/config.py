@@ -176,7 +176,7 @@ class Quantizer:
   code_dim: int = 8
   """Numbers a code; lfq and bsq have one a bit, fsq one a level."""
   levels: tuple[int, ...] = (8, 8, 8)
-  """fsq: levels a dimension; their product is the codebook."""
+  """fsq: levels a dimension; codebook_size must be their product."""
   commitment_weight: float = 0.25
   entropy_weight: float = 0.05
   """lfq, bsq, ibq: of (entropy of a position's code - entropy of the mean), nats."""

@@ -44,14 +44,19 @@ from unitok.run import image_modality
 from unitok.steps import Tokenizer, tokenizer_state, tokenizer_step
 
 LEVELS = {512: (8, 8, 8), 4096: (8, 8, 8, 8), 16384: (8, 8, 8, 6, 5)}
-DIMS = {"simvq": 64, "ema": 64, "vq": 64, "ibq": 64}
+DIMS = {"simvq": 64, "ema": 64, "vq": 64, "ibq": 64, "residual": 64, "product": 48}
 """Numbers a code, 8 for the others, as their papers have them."""
+BOOKS = {512: 3, 4096: 2, 16384: 2}
+"""Of residual and product: as many bits a place as the others, of so many books; what counts is the codes together."""
 DEFAULT = c.Quantizer().kind
 PACKAGE = "vector_quantize_pytorch"
 
 
 def options(kind: str, size: int, steps: int, rate: float, batch_size: int) -> c.ImageTokenizer:
   name, more = ("vq", {"revive_every": 0}) if kind == "plain" else (kind, {})
+  if kind in ("residual", "product"):
+    more = {"books": BOOKS[size]}
+    size = round(size ** (1 / BOOKS[size]))
   quantizer = c.Quantizer(kind=name, codebook_size=size, code_dim=DIMS.get(name, 8), levels=LEVELS.get(size, ()),
                           **more)
   return c.ImageTokenizer(
@@ -65,7 +70,7 @@ class Run:
 
   def __init__(self, one: c.ImageTokenizer, source, side: int):
     self.options, self.tokenizer, self.side = one, Tokenizer(one), side
-    tx, self.size = optimizer(one.train), self.tokenizer.codebook_size
+    tx, self.size = optimizer(one.train), self.tokenizer.codebook_size**self.tokenizer.books
     self.state = jax.jit(functools.partial(tokenizer_state, self.tokenizer, tx))(jax.random.key(0))
     self.advance = jax.jit(lambda s, x: tokenizer_step(self.tokenizer, tx, s, x, jax.random.key(1)), donate_argnums=0)
     self.pictures = Pictures(source, side, one.train.batch_size, 0)
@@ -88,7 +93,9 @@ class Run:
 
 
 def figures(run, train: np.ndarray, val: np.ndarray) -> dict:
-  count = lambda codes: np.bincount(codes.ravel(), minlength=run.size).astype(np.float32)
+  books = run.tokenizer.books
+  together = lambda codes: codes.reshape(-1, books) @ round(run.size ** (1 / books)) ** np.arange(books)
+  count = lambda codes: np.bincount(together(codes), minlength=run.size).astype(np.float32)
   encode, decode = run.finished()
   codes = encode(val)
   back, used = decode(codes), usage(count(codes))
@@ -102,6 +109,15 @@ def told(name: str, one: dict):
         f"SSIM {one['ssim']:.3f}, usage {one['usage']:.3f}, in training {one['usage_train']:.3f}, "
         f"perplexity {one['perplexity']:.0f}, {one['images_per_second']:.0f} images/s, rate {one['rate']:g}",
         flush=True)
+
+
+def table(folder: str, found: dict) -> str:
+  """Markdown, a line a quantizer."""
+  heads = (folder, "codes", "PSNR, dB", "SSIM", "usage in training, of val", "perplexity", "images/s")
+  rows = [(name.rpartition("-")[0], one["codes"], f"{one['psnr_db']:.2f} ({one['psnr_db_low']:.2f} – {one['psnr_db_high']:.2f})",
+           f"{one['ssim']:.3f}", f"{one['usage_train']:.3f}, {one['usage']:.3f}", f"{one['perplexity']:.0f}",
+           f"{one['images_per_second']:.0f}") for name, one in found.items()]
+  return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (heads, ("---",) * len(heads), *rows))
 
 
 def summary(found: dict) -> dict:
@@ -154,6 +170,8 @@ def main(data: tuple[Path, ...], out: Path, kinds: tuple[str, ...] = (*QUANTIZER
         measure(f"{kind}-{size}", new, plain_rates if (kind, size) == ("plain", 4096) else (rate,))
         if there and kind in peer.KINDS:
           measure(f"torch {kind}-{size}", lambda one: peer.Run(kind, new(one)), (rate,))
+  for folder in data:
+    print(f"\n{table(folder.name, everything[folder.name])}")
   print(json.dumps(everything | {"default": {folder.name: summary(everything[folder.name]) for folder in data}}))
 
 

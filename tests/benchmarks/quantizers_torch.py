@@ -60,7 +60,7 @@ class Run:
 
   def __init__(self, kind: str, ours):
     torch.manual_seed(0)
-    self.options, self.pictures = ours.options, ours.pictures
+    self.options, self.pictures, self.tokenizer = ours.options, ours.pictures, ours.tokenizer
     asked, train = self.options.quantizer, self.options.train
     dim = ours.tokenizer.quantizer.dim(asked)
     self.size, self.book = ours.tokenizer.codebook_size, KINDS[kind](ours.tokenizer.codebook_size, dim, asked.levels)

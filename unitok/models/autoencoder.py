@@ -36,6 +36,9 @@ def check(options, image_size: int, sizes: tuple[tuple[int, int], ...] = ()):
                      f"{', '.join(QUANTIZERS)}")
   # the quantizer refuses sizes that it cannot have
   jax.eval_shape(lambda key: QUANTIZERS[options.quantizer.kind].init(key, options.quantizer), jax.random.key(0))
+  if (codes := QUANTIZERS[options.quantizer.kind].size(options.quantizer)) != options.quantizer.codebook_size:
+    raise ValueError(f"image_tokenizer.quantizer.codebook_size: {options.quantizer.codebook_size}, but levels "
+                     f"{options.quantizer.levels} make {codes}; take that, or levels whose product is the size")
   if options.quantizer.books != QUANTIZERS[options.quantizer.kind].books(options.quantizer):
     several = [name for name, one in QUANTIZERS.items() if one.books(options.quantizer) == options.quantizer.books]
     raise ValueError(f"image_tokenizer.quantizer.books: {options.quantizer.books}, but {options.quantizer.kind} has "
