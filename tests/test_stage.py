@@ -156,7 +156,8 @@ def test_a_row_that_is_too_short(tmp_path, tmp_path_factory):
 
 def test_stopped_while_jax_is_imported(tmp_path):
   """Ctrl-C in the first seconds of a run ends as at any other time."""
-  (tmp_path / "jax.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+  (tmp_path / "jax.py").write_text("import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+                                   "signal.raise_signal(signal.SIGINT)\n")
   path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
   done = subprocess.run([sys.executable, "-m", "train.pipeline", "--config", "none.py", "--workdir", str(tmp_path / "w")],
                         cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
