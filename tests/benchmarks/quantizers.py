@@ -60,7 +60,7 @@ def options(kind: str, size: int, steps: int, rate: float, batch_size: int) -> c
   quantizer = c.Quantizer(kind=name, codebook_size=size, code_dim=DIMS.get(name, 8), levels=LEVELS.get(size, ()),
                           **more)
   return c.ImageTokenizer(
-      widths=(64, 128), blocks=(1, 2), patch=2, quantizer=quantizer,
+      widths=(128,), blocks=(3,), patch=4, quantizer=quantizer,
       train=c.Train(steps=steps, batch_size=batch_size, learning_rate=rate, warmup_steps=min(100, steps // 10),
                     weight_decay=0.0, ema_decay=0.99))
 

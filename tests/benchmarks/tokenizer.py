@@ -48,7 +48,7 @@ except ImportError as error:
 SIDE, CODES, DIM, CODEC = 32, 1_024, 8, 64
 """Pixels, codes, numbers a code, pictures encoded and decoded at a time."""
 COMMITMENT, DECAY, BETAS, CLIP = 0.25, 0.99, (0.9, 0.95), 1.0
-OURS = dict(network="convnext", widths=(64, 128), blocks=(1, 2), patch=2)
+OURS = dict(network="convnext", widths=(192,), blocks=(3,), patch=4)
 
 
 def share_of_rate(done: float) -> float:

@@ -5,6 +5,10 @@ import jax.numpy as jnp
 
 from unitok.models.quantizers.codebook import Quantized, chunks, pull
 
+SHARPNESS = 100.0
+"""Of the softmax in the entropy loss, a temperature of 0.01: while scores are small a plain one is flat, and all positions
+go to one code (on emoji, 4,096 codes: 12.0 dB and one code, instead of 15.6 dB and all of them after 300 steps)."""
+
 
 def init(key, options):
   codebook = jax.random.normal(key, (options.codebook_size, options.code_dim)) * options.code_dim**-0.5
@@ -21,9 +25,11 @@ def quantize(params, state, z, options) -> Quantized:
     scores = z @ codebook.T
     soft, codes = jax.nn.softmax(scores), jnp.argmax(scores, -1)
     hard = jax.nn.one_hot(codes, codebook.shape[0])
-    nats = -(soft * jax.nn.log_softmax(scores)).sum(-1)
+    log_p = jax.nn.log_softmax(SHARPNESS * scores)
+    sure = jnp.exp(log_p)
+    nats = -(sure * log_p).sum(-1)
     values = (hard + soft - jax.lax.stop_gradient(soft)) @ codebook
-    return total + (soft * real[:, None]).sum(0), (values, codes.astype(jnp.int32), nats)
+    return total + (sure * real[:, None]).sum(0), (values, codes.astype(jnp.int32), nats)
 
   total, several = jax.lax.scan(choose, jnp.zeros(codebook.shape[0]), chunks(z, codebook.shape[0]))
   values, codes, nats = (x.reshape(-1, *x.shape[2:])[:z.shape[0]] for x in several)

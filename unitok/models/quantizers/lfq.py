@@ -1,7 +1,8 @@
 """Look-up-free quantization (Yu 2023, 2310.05737): a code is the signs of log2(codebook_size) numbers.
 
 The entropy loss wants each position sure of its code and all codes used alike. Bits are taken as independent in both
-entropies (BSQ's way, Zhao 2024, 2406.07548, eq. 10-12), so that 2^18 codes cost 18 numbers a position.
+entropies (BSQ's way, Zhao 2024, 2406.07548, eq. 10-12), so that 2^18 codes cost 18 numbers a position. Commitment is a mean
+over the bits: as a sum, as of vectors, it holds all positions to one code before any picture is learned.
 """
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ def init(key, options):
 
 def quantize(params, state, z, options) -> Quantized:
   values = signs(z)
-  commitment = options.commitment_weight * ((z - jax.lax.stop_gradient(values)) ** 2).sum(-1).mean()
+  commitment = options.commitment_weight * ((z - jax.lax.stop_gradient(values)) ** 2).mean()
   losses = {"commitment": commitment, "entropy": entropy(4 * z, options)}
   return Quantized(straight_through(z, values), to_codes(z), losses)
 
