@@ -13,7 +13,7 @@ def report(file, *arguments) -> dict:
   flags = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8",
                     "--xla_llvm_disable_expensive_passes=true"])
   paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-  run = subprocess.run([sys.executable, str(file), *map(str, arguments)], capture_output=True, text=True, timeout=900,
+  run = subprocess.run([sys.executable, str(file), *map(str, arguments)], capture_output=True, text=True, timeout=1800,
                        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": paths})
   assert run.returncode == 0, run.stderr[-3000:]
   found = json.loads(run.stdout.splitlines()[-1])
