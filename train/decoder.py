@@ -30,8 +30,8 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
   """Trains, or goes on, until workdir/decoder holds step `train.steps`.
 
   on_sample(model, vocabulary, step, params) draws with the averaged weights every `sample_every` steps; left out, it
-  is train.samples' into the run's report, which also draws what a run stopped behind its last checkpoint lacks. A strip u8[h w
-  3] that it returns goes to TensorBoard and Weights & Biases, too.
+  is train.samples' into the run's report, which also draws what a run stopped behind its last checkpoint lacks. A strip
+  u8[h w 3] that it returns goes to TensorBoard and Weights & Biases, too.
   `seconds`, where not 0, cut the steps to what fits.
   """
   workdir, mesh = epath.Path(workdir), make_mesh(config.mesh)

@@ -104,7 +104,8 @@ class Checkpoints:
       return None
     data, meta = _Json(), _Json()
     abstract = {name: _abstract(getattr(state, name)) for name in PARTS}
-    found = _load(functools.partial(self._orbax.load_checkpointables, step), step, {**abstract, "data": data, "meta": meta}, self.folder)
+    load = functools.partial(self._orbax.load_checkpointables, step)
+    found = _load(load, step, {**abstract, "data": data, "meta": meta}, self.folder)
     if batches is not None:
       batches.set_state(data.value)
     place = _abstract(state.step)

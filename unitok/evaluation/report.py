@@ -185,8 +185,8 @@ def stability(lines: dict[str, list[dict]]) -> list[tuple[str, str]]:
 def codebook_curves(lines: dict[str, list[dict]]) -> list[tuple[str, str]]:
   """While the tokenizer learned; those revived are a mean a step."""
   tokenizer = lines.get("image_tokenizer", [])
-  chart = lambda names, label: charts.line_chart([(name.removeprefix("codebook_"), *series(tokenizer, name)) for name in names],
-                                                 "step", label, from_zero=True)
+  line = lambda name: (name.removeprefix("codebook_"), *series(tokenizer, name))
+  chart = lambda names, label: charts.line_chart([line(name) for name in names], "step", label, from_zero=True)
   return [("While the tokenizer learned", chart(["codebook_perplexity"], "perplexity")),
           ("Dead codes, and those revived", chart(["codebook_dead", "revived"], "codes"))]
 

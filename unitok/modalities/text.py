@@ -136,7 +136,8 @@ def _fit(captions: Iterable[str], options: config.Text) -> bytes:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(usable), model_writer=out, model_type=options.model, vocab_size=options.vocab_size + 1,
         split_by_whitespace=options.split_by_whitespace, hard_vocab_limit=False, byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False, unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
+        unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1,
         required_chars=BLANK,   # else, without a blank in the captions, one would be spelt as the sign's bytes
         max_sentence_length=2**20, num_threads=1, minloglevel=2)   # one thread: sums in the same order every time
   except RuntimeError as error:
