@@ -87,6 +87,7 @@ def with_decoder(config, **changes):
 
 @pytest.mark.parametrize("fields, says", [
     (["--decoder.heads", "3"], "decoder.heads: width 256 over 3 heads"),
+    (["--decoder.heads", "0"], "decoder.heads: 0 must be 1 or more"),
     (["--data.image-size", "17"], "data.image_size: 17 is no multiple of the tokenizer's 4 pixels a code"),
     (["--decoder.objectives.caption-drop", "2"], "decoder.objectives.caption_drop: 2.0 must be in 0 .. 1"),
     *(([f"--{part}.train.{name}", "0"], f"{part}.train.{name}: 0 must be 1 or more")

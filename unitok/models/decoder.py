@@ -235,16 +235,15 @@ class Decoder(nnx.Module):
 
 def check(options):
   """ValueError for a shape that cannot be built."""
+  for name in ("layers", "width", "heads", "kv_heads", "hidden", "depth_hidden", "unroll", "row_length"):
+    if getattr(options, name) < 1:
+      raise ValueError(f"decoder.{name}: {getattr(options, name)} must be 1 or more")
   if options.width % options.heads or options.width // options.heads % 2:
     raise ValueError(f"decoder.heads: width {options.width} over {options.heads} heads must be an even whole number")
   if options.heads % options.kv_heads:
     raise ValueError(f"decoder.kv_heads: {options.kv_heads} must divide heads {options.heads}")
-  if options.depth_hidden < 1:
-    raise ValueError(f"decoder.depth_hidden: {options.depth_hidden} must be 1 or more")
   if options.loss_chunk < 0:
     raise ValueError(f"decoder.loss_chunk: {options.loss_chunk} must be 1 or more tokens, or 0 for all at once")
-  if options.unroll < 1:
-    raise ValueError(f"decoder.unroll: {options.unroll} must be 1 or more layers")
   if not 0 <= options.dropout < 1:
     raise ValueError(f"decoder.dropout: {options.dropout} must be a share from 0 to below 1")
   if options.watch_every < 0:
