@@ -23,7 +23,8 @@ def test_means_merge():
 
 
 def shown(folder) -> dict[str, dict[int, float]]:
-  """{name: {step: value, or an encoded picture}} as TensorBoard has them: a START hides what was read before from its step on."""
+  """{name: {step: value, or an encoded picture}} as TensorBoard has them: a START hides what was read before from its step
+  on."""
   from tensorboardX.proto.event_pb2 import Event, SessionLog
   found = {}
   for path in sorted(folder.iterdir()):
@@ -81,6 +82,8 @@ def test_tensorboard(tmp_path, kept):
   run(kept, 3, 0.5)
   want = {step: 8.0 if step <= kept else 0.5 for step in (1, 2, 3)}
   found = shown(tmp_path / "tensorboard" / "decoder")
-  for step, picture in found.pop("drawn").items():
+  drawn = found.pop("drawn")
+  assert drawn.keys() == want.keys()
+  for step, picture in drawn.items():
     np.testing.assert_array_equal(Image.open(io.BytesIO(picture)), np.full((2, 3, 3), step, np.uint8))
   assert found == {"loss": want, "loss/text/text": {step: 2 * value for step, value in want.items()}}

@@ -129,8 +129,10 @@ class WandbWriter:
   def __init__(self, config: Config, workdir, stage: str):
     name = f"{config.name}-{stage}"
     folder = None if in_bucket(workdir) else str(workdir)
-    self.run = _optional("wandb", "wandb").init(project="unitok", name=name, dir=folder, group=config.name,
-                                                config=to_json(config), reinit="create_new")
+    library = _optional("wandb", "wandb")
+    self.picture = library.Image
+    self.run = library.init(project="unitok", name=name, dir=folder, group=config.name, config=to_json(config),
+                            reinit="create_new")
 
   def resume(self, step: int):
     pass   # a run of its own: what the killed one logged stays there
@@ -139,7 +141,7 @@ class WandbWriter:
     self.run.log(values, step=step)
 
   def show(self, step: int, name: str, pixels: np.ndarray):
-    self.run.log({name: importlib.import_module("wandb").Image(pixels)}, step=step)
+    self.run.log({name: self.picture(pixels)}, step=step)
 
   def close(self):
     self.run.finish()

@@ -16,9 +16,9 @@ psnr_db_high, ssim, usage, usage_train, perplexity, images_per_second, rate}, "t
 {"FOLDER": {usage_512, usage_4096: of l2 over the training pictures, gain_over_plain_db_4096, gain_over_torch_db_4096:
 over its best}}}.
 
-Of l2 with 4,096 codes on emoji, 1,000 steps, one seed: revive_below 0.2 instead of 0.05 keeps 23.91 dB instead of 23.70 and
-0.993 of the codes in use instead of 0.975 (0.5: 23.89 dB); reviving every 5 steps, or until 0.95 of the steps, is worth 0.02
-to 0.04 dB. But configs/scenes_demo.py's 512 codes lose 1.4 dB by 0.2: there rare codes are what keeps small objects.
+Of l2 with 4,096 codes on emoji, 1,000 steps, one seed: revive_below 0.2 instead of 0.05 keeps 23.91 dB instead of 23.70
+and 0.993 of the codes in use instead of 0.975 (0.5: 23.89 dB); reviving every 5 steps, or until 0.95 of the steps, is
+worth 0.02 to 0.04 dB. But configs/scenes_demo.py's 512 codes lose 1.4 dB by 0.2 (31.7 against 33.1).
 
 Four books of 64 codes on scenes, 1,500 steps, one seed, another script: product 22.95 dB, residual 21.96; with
 commitment_weight 0.05 instead of 0.25 22.99 and 22.59.
@@ -50,8 +50,8 @@ from unitok.steps import Tokenizer, tokenizer_state, tokenizer_step
 LEVELS = {512: (8, 8, 8), 4096: (8, 8, 8, 8), 16384: (8, 8, 8, 6, 5)}
 DIMS = {"simvq": 64, "ema": 64, "vq": 64, "ibq": 64, "residual": 64, "product": 48}
 """Numbers a code, 8 for the others, as their papers have them."""
-BOOKS = {512: 3, 4096: 2, 16384: 2}
-"""Of residual and product: as many bits a place as the others, of so many books; what counts is the codes together."""
+BOOKS = {512: (3, 8), 4096: (2, 64), 16384: (2, 128)}
+"""Of residual and product: books, and codes of each, that have as many bits a place; the codes together are counted."""
 DEFAULT = c.Quantizer().kind
 PACKAGE = "vector_quantize_pytorch"
 
@@ -59,8 +59,7 @@ PACKAGE = "vector_quantize_pytorch"
 def options(kind: str, size: int, steps: int, rate: float, batch_size: int) -> c.ImageTokenizer:
   name, more = ("vq", {"revive_every": 0}) if kind == "plain" else (kind, {})
   if kind in ("residual", "product"):
-    more = {"books": BOOKS[size]}
-    size = round(size ** (1 / BOOKS[size]))
+    more["books"], size = BOOKS[size]
   quantizer = c.Quantizer(kind=name, codebook_size=size, code_dim=DIMS.get(name, 8), levels=LEVELS.get(size, ()),
                           **more)
   return c.ImageTokenizer(
@@ -97,8 +96,8 @@ class Run:
 
 
 def figures(run, train: np.ndarray, val: np.ndarray) -> dict:
-  books = run.tokenizer.books
-  together = lambda codes: codes.reshape(-1, books) @ round(run.size ** (1 / books)) ** np.arange(books)
+  places = run.tokenizer.codebook_size ** np.arange(run.tokenizer.books)
+  together = lambda codes: codes.reshape(-1, len(places)) @ places
   count = lambda codes: np.bincount(together(codes), minlength=run.size).astype(np.float32)
   encode, decode = run.finished()
   codes = encode(val)
@@ -118,8 +117,9 @@ def told(name: str, one: dict):
 def table(folder: str, found: dict) -> str:
   """Markdown, a line a quantizer."""
   heads = (folder, "codes", "PSNR, dB", "SSIM", "usage in training, of val", "perplexity", "images/s")
-  rows = [(name.rpartition("-")[0], one["codes"], f"{one['psnr_db']:.2f} ({one['psnr_db_low']:.2f} – {one['psnr_db_high']:.2f})",
-           f"{one['ssim']:.3f}", f"{one['usage_train']:.3f}, {one['usage']:.3f}", f"{one['perplexity']:.0f}",
+  rows = [(name.rpartition("-")[0], one["codes"],
+           f"{one['psnr_db']:.2f} ({one['psnr_db_low']:.2f} – {one['psnr_db_high']:.2f})", f"{one['ssim']:.3f}",
+           f"{one['usage_train']:.3f}, {one['usage']:.3f}", f"{one['perplexity']:.0f}",
            f"{one['images_per_second']:.0f}") for name, one in found.items()]
   return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (heads, ("---",) * len(heads), *rows))
 

@@ -63,7 +63,7 @@ class Run:
     self.options, self.pictures, self.tokenizer = ours.options, ours.pictures, ours.tokenizer
     asked, train = self.options.quantizer, self.options.train
     dim = ours.tokenizer.quantizer.dim(asked)
-    self.size, self.book = ours.tokenizer.codebook_size, KINDS[kind](ours.tokenizer.codebook_size, dim, asked.levels)
+    self.size, self.book = ours.size, KINDS[kind](ours.size, dim, asked.levels)
     params = {name: ours.state.params[name] for name in ("encoder", "painter")}
     self.params = jax.tree.map(lambda x: torch.tensor(np.asarray(x), requires_grad=True), params)
     self.weights = [*jax.tree.leaves(self.params), *(p for p in self.book.parameters() if p.requires_grad)]
