@@ -185,8 +185,9 @@ class Quantizer:
   encoding and code (the rotation trick)."""
   decay: float = 0.99
   """Decay of the running code counts (and of ema's codebook)."""
-  revive_below: float = 0.05
-  """l2, vq, ema, residual, product: a code used less than this share of a uniform code's use is dead and moves."""
+  revive_below: float = 0.2
+  """l2, vq, ema, residual, product: a code used less than this share of a uniform code's use is dead and moves. Less (0.05)
+  where pictures are mostly alike (drawn on a plain ground) and rare codes hold what differs."""
   revive: Literal["far", "split"] = "far"
   """far: onto encodings far from any code; split: beside the most used codes."""
   revive_every: int = 20
