@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from unitok.checkpoint import Checkpoints, load_meta, load_part, read_config
 from unitok.data.record import Record
 from unitok.optim import optimizer
 from unitok.run import check_vocabulary, fingerprint_of, image_modality, in_batches, load_image_tokenizer
-from unitok.sharding import check_batch, create, make_mesh, place_batch, rows_here, specs
+from unitok.sharding import check_batch, create, make_mesh, over_slices, place_batch, rows_here, specs
 from unitok.steps import Tokenizer, TrainState, tokenizer_state, tokenizer_step
 from unitok.vocab import make_vocabulary
 
@@ -273,6 +274,20 @@ def test_one_device_is_a_mesh_of_one():
 def test_mesh_that_does_not_fit(mesh, message):
   with pytest.raises(ValueError, match=message):
     make_mesh(mesh)
+
+
+def test_slices_go_to_the_first_axes():
+  """Every device is there once; whoever differs in the other axes alone is in the same slice."""
+  device = lambda n: types.SimpleNamespace(id=n, slice_index=n % 4, process_index=n % 4, platform="gpu", device_kind="card")
+  devices = [device(n) for n in range(32)]
+  by_data = over_slices([8, 1, 2, 2], 4, devices)
+  assert by_data.shape == (8, 1, 2, 2) and {one.id for one in by_data.flat} == set(range(32))
+  for n, part in enumerate(by_data):
+    assert {one.slice_index for one in part.flat} == {n // 2}
+  by_both = over_slices([2, 8, 1, 2], 4, devices)      # two slices in a row of data, each half of fsdp
+  assert [[{one.slice_index for one in half.flat} for half in np.split(row, 2)] for row in by_both] == [[{0}, {1}], [{2}, {3}]]
+  with pytest.raises(ValueError, match="mesh: 3 x 1 x 1 x 1 does not divide over the 4 slices here; take a multiple of 4"):
+    over_slices([3, 1, 1, 1], 4, devices)
 
 
 def test_rules():

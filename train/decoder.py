@@ -85,7 +85,7 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
   frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
   tx = optimizer(options.train, frozen, precision.products)
   return seed, documents, model, tx, create(
-      functools.partial(decoder_state, model, tx), mesh, seed, zero1=config.mesh.zero1)
+      functools.partial(decoder_state, model, tx), mesh, seed, zero1=config.mesh.zero1, offload=config.mesh.offload)
 
 
 def trial(config: Config, workdir, vocabulary: Vocabulary, mesh):

@@ -72,7 +72,8 @@ def learn(config: Config, workdir: epath.Path):
     if frozen and frozen.get("quantizer") and all(jax.tree.leaves(frozen["quantizer"])):
       tokenizer.quantizer = tokenizer.quantizer._replace(update=count_uses)
     tx = optimizer(options.train, frozen)
-    state = create(functools.partial(tokenizer_state, tokenizer, tx), mesh, seed, zero1=config.mesh.zero1)
+    state = create(functools.partial(tokenizer_state, tokenizer, tx), mesh, seed, zero1=config.mesh.zero1,
+                   offload=config.mesh.offload)
     if whole and not config.init.source:
       raise ValueError(NOTHING_TO_FREEZE)
     if config.init.source and checkpoints.latest() is None:

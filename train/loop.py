@@ -21,7 +21,7 @@ from unitok.data.record import BadRecord
 from unitok.files import write_json
 from unitok.metrics import Mean, Writers
 from unitok.run import STEPS, read_steps
-from unitok.sharding import check_batch, make_mesh, place, place_batch, under
+from unitok.sharding import check_batch, make_mesh, on_device, place, place_batch, under
 
 
 class Interrupted(SystemExit):
@@ -64,8 +64,11 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   writer.resume(start)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
   places = jax.tree.map(lambda x: x.sharding, state)
-  advance = jax.jit(under(mesh, lambda s, batch, k, *more: step_fn(s, batch, jax.random.fold_in(k, s.step), *more)),
-                    donate_argnums=0, out_shardings=(places, None))
+
+  def one(state, batch, key, *given):
+    return step_fn(on_device(state, places), batch, jax.random.fold_in(key, state.step), *given)
+
+  advance = jax.jit(under(mesh, one), donate_argnums=0, out_shardings=(places, None))
   finite = jax.jit(lambda params: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
   meter = Meter(title, writer, start, train.steps, train.log_every, examples_per_step)
 
@@ -187,7 +190,10 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
 
 def seconds_a_step(state, step_fn: Callable, batches, mesh) -> tuple[float, float]:
   """(the first call with its compilation, mean of TIMED later ones with their input). `state` is used up."""
-  advance, state, start = jax.jit(under(mesh, step_fn), donate_argnums=0), place(state, mesh), time.perf_counter()
+  state, start = place(state, mesh), time.perf_counter()
+  places = jax.tree.map(lambda x: x.sharding, state)
+  advance = jax.jit(under(mesh, lambda state, batch: step_fn(on_device(state, places), batch)), donate_argnums=0,
+                    out_shardings=(places, None))
   state, _ = jax.block_until_ready(advance(state, place_batch(next(batches), mesh)))
   compiled = time.perf_counter()
   for n in range(TIMED // 2 + TIMED):

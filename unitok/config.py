@@ -316,9 +316,9 @@ class Decoder:
   """Width of the SwiGLU that predicts the further codes of a place, where it has several (quantizer.books)."""
   unroll: int = 1
   """Layers of the training step written out one after another: longer to compile, on a CPU up to 1.2 times faster."""
-  remat: Literal["none", "layer", "dots"] = "none"
+  remat: Literal["none", "layer", "dots", "offload"] = "none"
   """What a layer computes again in the backward pass, so that less is kept: none; layer: all of it; dots: all but its
-  matrix products with weights."""
+  matrix products with weights; offload: the same, and those wait in the host's memory."""
   loss_chunk: int = 0
   """Tokens of a device whose logits are held at a time, computed again in the backward pass: for large vocabularies. 0:
   all of them, which is faster."""
@@ -437,6 +437,8 @@ class Mesh:
   """Tokens of a row."""
   zero1: bool = False
   """The optimizer's state lies over `data`, too, with the weights as they are (ZeRO-1)."""
+  offload: bool = False
+  """The optimizer's state waits in the host's memory and comes to the devices for its update alone (ZeRO-Offload)."""
 
 
 @dataclass(frozen=True)

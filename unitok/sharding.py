@@ -4,6 +4,7 @@ import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from unitok import config
@@ -37,13 +38,17 @@ ACTIVATIONS: dict[str, P] = {
 """What runs between them, by name."""
 
 MOMENTS = r"(^|/)\.?opt_state/"
-"""Paths of the optimizer's state, which `zero1` spreads over data, too."""
+"""Paths of the optimizer's state, which `zero1` spreads over data, too, and `offload` keeps in the host's memory."""
+
+HOST = "pinned_host"
+"""jax's name of the memory that `offload` uses."""
 
 
 def make_mesh(options: config.Mesh = config.Mesh(), devices=None) -> jax.sharding.Mesh:
-  """The mesh over all devices (or these); one axis may be -1 and takes what is left. ValueError with the numbers
-  otherwise."""
-  sizes, count = [getattr(options, name) for name in AXES], len(devices or jax.devices())
+  """The mesh over all devices (or these), the first axes over slices; one axis may be -1 and takes what is left.
+  ValueError with the numbers otherwise."""
+  devices = devices or jax.devices()
+  sizes, count = [getattr(options, name) for name in AXES], len(devices)
   said = f"mesh: {' x '.join(f'{name} {n}' for name, n in zip(AXES, sizes))}"
   if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
     raise ValueError(f"{said}: every axis must be 1 or more, one of them may be -1")
@@ -52,13 +57,31 @@ def make_mesh(options: config.Mesh = config.Mesh(), devices=None) -> jax.shardin
     raise ValueError(f"{said} does not fill the {count} device(s) here; take numbers whose product is {count}, "
                      "or -1 for one of them")
   sizes = [count // given if n == -1 else n for n in sizes]
-  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  types, slices = (AxisType.Auto,) * len(AXES), len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+  return jax.sharding.Mesh(over_slices(sizes, slices, devices), AXES, axis_types=types)
 
 
-def specs(tree, mesh, zero1: bool = False):
+def over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
+  """Devices [*sizes] of several slices (TPU slices, GPU nodes), between which the network is slow: the first axes go over
+  them, outermost, so that the last ones stay within a slice. ValueError where the slices do not divide the axes."""
+  between, left = [], slices
+  for size in sizes:
+    between.append(math.gcd(size, left))
+    left //= between[-1]
+  if left > 1:
+    raise ValueError(f"mesh: {' x '.join(map(str, sizes))} does not divide over the {slices} slices here; take a multiple "
+                     f"of {slices} for data")
+  within = [size // slow for size, slow in zip(sizes, between)]
+  return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+
+
+def specs(tree, mesh, zero1: bool = False, offload: bool = False):
   """A NamedSharding for every array of a tree (arrays or their shapes) by the table.
 
-  zero1: the optimizer's state lies over data, too (ZeRO-1, Rajbhandari 2019, 1910.02054).
+  zero1: the optimizer's state lies over data, too (ZeRO-1, Rajbhandari 2019, 1910.02054); offload: its arrays are in the
+  host's memory (ZeRO-Offload, Ren 2021, 2101.06840).
   """
   def one(path, leaf):
     name = path_name(path)
@@ -80,7 +103,8 @@ def specs(tree, mesh, zero1: bool = False):
       longest("fsdp")
     if zero1 and re.search(MOMENTS, name):
       longest("data")
-    return NamedSharding(mesh, P(*(axes[0] if len(axes) == 1 else axes or None for axes in sides)))
+    kind = HOST if offload and leaf.ndim and re.search(MOMENTS, name) else None
+    return NamedSharding(mesh, P(*(axes[0] if len(axes) == 1 else axes or None for axes in sides)), memory_kind=kind)
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
@@ -93,9 +117,19 @@ def place(tree, mesh):
   return jax.device_put(tree, jax.tree_util.tree_map_with_path(one, tree, specs(tree, mesh)))
 
 
-def create(build, mesh, *arguments, zero1: bool = False):
-  """`build(*arguments)` made where the table wants it: no device ever holds the whole."""
-  return jax.jit(build, out_shardings=specs(jax.eval_shape(build, *arguments), mesh, zero1))(*arguments)
+def create(build, mesh, *arguments, zero1: bool = False, offload: bool = False):
+  """`build(*arguments)` made where the table wants it: no device ever holds the whole. ValueError where the devices have no
+  memory of the host's to offload to."""
+  if offload and not all(HOST in (one.kind for one in device.addressable_memories()) for device in mesh.local_devices):
+    raise ValueError(f"mesh.offload: {jax.default_backend()} devices here cannot reach the host's memory ({HOST}); leave it "
+                     "at False, and spread the optimizer's state by mesh.zero1 or mesh.fsdp")
+  return jax.jit(build, out_shardings=specs(jax.eval_shape(build, *arguments), mesh, zero1, offload))(*arguments)
+
+
+def on_device(tree, places):
+  """The traced tree, what `places` (a sharding of each array) has in the host's memory copied to the devices."""
+  fetched = lambda x, place: jax.device_put(x, jax.memory.Space.Device) if place.memory_kind == HOST else x
+  return jax.tree.map(fetched, tree, places)
 
 
 def place_batch(batch, mesh):

@@ -14,7 +14,7 @@ from unitok.models.attention import Mask, attend, largest, look, rotate, rotatio
 from unitok.models.precision import Precision, linear
 from unitok.models.rule import Rule, visible
 from unitok.models.scores import Scores
-from unitok.sharding import constrain
+from unitok.sharding import HOST, constrain
 
 
 def _linear(into: int, out: int, precision: Precision, rngs, scale: float = 1.0):
@@ -107,7 +107,8 @@ def _again(policy):
 
 
 REMAT = {"none": lambda layer: layer, "layer": _again(jax.checkpoint_policies.nothing_saveable),
-         "dots": _again(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)}
+         "dots": _again(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+         "offload": _again(jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", HOST))}
 """What the backward pass of a layer computes again, by the name in `decoder.remat` (Chen 2016, 1604.06174)."""
 
 
