@@ -227,7 +227,7 @@ def preferring(params, some, by: float):
   """`params` whose tokens have something in common, by which the routers like some of the experts more."""
   layers, table = params["layers"], params["embed"]["embedding"]
   kernel = layers["experts"]["router"]["kernel"].at[..., some].add(by)
-  return {**params, "embed": {"embedding": table + 1.0},
+  return {**params, "embed": {"embedding": table + 0.5},
           "layers": {**layers, "experts": {**layers["experts"], "router": {"kernel": kernel}}}}
 
 
@@ -253,7 +253,7 @@ def test_balance_loss_evens_a_router():
 
 def test_bias_evens_a_skewed_router_though_all_else_is_frozen():
   """The step moves it with every weight frozen; the load of the busiest falls; the averaged weights have it, too."""
-  options = dataclasses.replace(SPARSE, balance_bias=0.02, balance_loss=0.0)
+  options = dataclasses.replace(SPARSE, balance_bias=0.005, balance_loss=0.0)
   language, params = made(options)
   frozen = jax.tree.map(lambda _: True, params)
   tx = optimizer(TRAIN, frozen)
@@ -261,10 +261,10 @@ def test_bias_evens_a_skewed_router_though_all_else_is_frozen():
   state = state._replace(params=preferring(state.params, 0, 0.15))
   batch = jax.tree.map(jnp.asarray, documents(8, 12, IDS))
   step, start, loads = jax.jit(lambda s: decoder_step(language, tx, s, batch, jax.random.key(1))), state.params, []
-  for _ in range(60):
+  for _ in range(200):
     state, metrics = step(state)
     loads.append(float(metrics["expert_load"]))
-  assert loads[0] > 1.5 and np.mean(loads[-10:]) < 1.25
+  assert loads[0] > 1.5 and np.mean(loads[-20:]) < 1.25, (loads[0], loads[-20:])
   moved = {path_name(path) for path, same in jax.tree_util.tree_leaves_with_path(
       jax.tree.map(lambda a, b: bool((a == b).all()), state.params, start)) if not same}
   assert moved == {"layers/experts/bias"}
