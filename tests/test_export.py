@@ -76,7 +76,7 @@ def test_training_step_with_experts(switches, platform, monkeypatch):
   """In the form that cards take."""
   for module in (experts, modality_experts):
     monkeypatch.setattr(module, "form_here", lambda: "batch")
-  options = dataclasses.replace(OPTIONS, **switches)
+  options = dataclasses.replace(OPTIONS, train=c.Train(), **switches)      # muon's layout constraints are not exported
   language = Language(options, 100, ("a/text",), BFLOAT16, image=(range(50, 90),))
   tx = optimizer(options.train, None, jnp.bfloat16)
   state = jax.eval_shape(functools.partial(decoder_state, language, tx), jax.random.key(0))
