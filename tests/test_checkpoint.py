@@ -259,7 +259,7 @@ def test_in_batches():
 
 def test_one_device_is_a_mesh_of_one():
   mesh = make_mesh(c.Mesh())
-  assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "sequence": 1, "tensor": 1}
+  assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "expert": 1, "sequence": 1, "tensor": 1}
   state, _, batches = training()
   batches.close()
   for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(specs(state, mesh))):
@@ -269,7 +269,8 @@ def test_one_device_is_a_mesh_of_one():
 
 
 @pytest.mark.parametrize("mesh, message", [
-    (c.Mesh(data=1024), "data 1024 x fsdp 1 x sequence 1 x tensor 1 does not fill the"), (c.Mesh(fsdp=7919), "does not fill"),
+    (c.Mesh(data=1024), "data 1024 x fsdp 1 x expert 1 x sequence 1 x tensor 1 does not fill"),
+    (c.Mesh(fsdp=7919), "does not fill"),
     (c.Mesh(data=-1, fsdp=-1), "one of them may be -1"), (c.Mesh(tensor=0), "must be 1 or more")])
 def test_mesh_that_does_not_fit(mesh, message):
   with pytest.raises(ValueError, match=message):
@@ -292,7 +293,7 @@ def test_slices_go_to_the_first_axes():
 
 def test_rules():
   """By the paths of a real decoder on a mesh of eight: moments lie where their parameters lie."""
-  mesh = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
+  mesh = jax.sharding.AbstractMesh((2, 2, 1, 2), ("data", "fsdp", "expert", "tensor"))
   shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
   params = {"embed": {"embedding": shape(10, 4)}, "layers": {"qkv": {"kernel": shape(3, 4, 8)}, "out": {"kernel": shape(3, 4, 4)},
             "mlp_norm": {"scale": shape(3, 4)}}, "head": {"kernel": shape(4, 9)}}

@@ -81,7 +81,7 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
   documents = batches([CodeShards(folder) for folder in folders], vocabulary, options, config.seed,
                       rows=rows_here(mesh, options.train.batch_size))
   tasks, precision = tuple(task_names(options, vocabulary)), choose(config.compute_dtype)
-  model = Language(options, vocabulary.size, tasks, precision, vocabulary.further)
+  model = Language(options, vocabulary.size, tasks, precision, vocabulary.further, vocabulary.image)
   frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
   tx = optimizer(options.train, frozen, precision.products)
   return seed, documents, model, tx, create(

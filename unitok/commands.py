@@ -157,7 +157,7 @@ def describe(folder: str) -> dict[str, Any]:
 
   def decoder():
     vocabulary = read_vocabulary(folder)
-    model = Language(config.decoder, vocabulary.size, (), further=vocabulary.further)
+    model = Language(config.decoder, vocabulary.size, (), further=vocabulary.further, image=vocabulary.image)
     return {"parameters": count(model.init), "tasks": config.decoder.tasks,
             "vocabulary": {block.name: block.size for block in vocabulary.blocks}}
 

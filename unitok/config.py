@@ -312,6 +312,26 @@ class Decoder:
   kv_heads: int = 2
   hidden: int = 704
   """Width of the SwiGLU."""
+  experts: int = 0
+  """SwiGLUs of a layer, of which a router gives each token a few (mixture of experts); 0 or 1: the one that all go
+  through."""
+  experts_per_token: int = 2
+  """How many of them."""
+  expert_hidden: int = 0
+  """Width of each; 0: `hidden`."""
+  shared_expert: int = 0
+  """Width of one more that all tokens go through; 0: none."""
+  expert_capacity: float = 0.0
+  """Tokens of a row that an expert takes at most, as a multiple of its even share; a training step lets later ones pass
+  it by. From experts / experts_per_token on, and with 0 (no bound), none are."""
+  balance_loss: float = 0.01
+  """Weight of the loss that evens out the experts' work (Switch)."""
+  balance_bias: float = 0.0
+  """What a step adds to an expert's p, in choosing alone, where it has less work than the mean, or else takes away
+  (DeepSeek-V3: 0.001, of p that are 1 / experts on average here); 0: never."""
+  modality_experts: Literal["none", "mlp", "all"] = "none"
+  """Weights of their own for the tokens of pictures: none; mlp: the SwiGLU; all: those of queries, keys, values and
+  attention's output, too (CogVLM's visual expert, Mixture-of-Transformers)."""
   depth_hidden: int = 512
   """Width of the SwiGLU that predicts the further codes of a place, where it has several (quantizer.books)."""
   unroll: int = 1
@@ -433,6 +453,8 @@ class Mesh:
   """Rows of a batch, and the weights with the optimizer's state (ZeRO-3)."""
   tensor: int = 1
   """Heads, the MLPs' width and the vocabulary."""
+  expert: int = 1
+  """Rows of a batch, and the decoder's experts."""
   sequence: int = 1
   """Tokens of a row."""
   zero1: bool = False

@@ -42,32 +42,35 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalized(x, dtype=jnp.float32, steps: int = 4):
-  """U Vᵀ of x = U S Vᵀ, nearly, for each matrix of f32[n in out], by Newton-Schulz steps whose factors have `dtype`."""
+  """U Vᵀ of x = U S Vᵀ, nearly, for each matrix of f32[… in out], by Newton-Schulz steps whose factors have `dtype`."""
   def times(how, a, b):
     return jnp.einsum(how, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
 
-  tall, (one, three, five) = x.shape[1] > x.shape[2], NEWTON_SCHULZ
+  tall, (one, three, five) = x.shape[-2] > x.shape[-1], NEWTON_SCHULZ
   y = turned(x) if tall else x
-  y = y / (jnp.linalg.norm(y, axis=(1, 2), keepdims=True) + 1e-8)
+  y = y / (jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + 1e-8)
   for _ in range(steps):
-    square = times("nik,njk->nij", y, y)
-    y = one * y + times("nij,njk->nik", three * square + five * times("nij,njk->nik", square, square), y)
-  return y.swapaxes(1, 2) if tall else y
+    square = times("...ik,...jk->...ij", y, y)
+    y = one * y + times("...ij,...jk->...ik", three * square + five * times("...ij,...jk->...ik", square, square), y)
+  return y.swapaxes(-2, -1) if tall else y
 
 
 def _muon(dtype) -> optax.GradientTransformation:
-  """Orthogonalised Nesterov momentum (Jordan 2024) of stacked matrices [n in out]; scaled to a root mean square of 0.2,
+  """Orthogonalised Nesterov momentum (Jordan 2024) of stacked matrices [… in out]; scaled to a root mean square of 0.2,
   as AdamW's updates have (Liu 2025, 2502.16982), so that one learning rate serves both."""
   def one(momentum):
-    return orthogonalized(momentum, dtype) * 0.2 * max(momentum.shape[1:])**0.5
+    return orthogonalized(momentum, dtype) * 0.2 * max(momentum.shape[-2:])**0.5
 
   return optax.chain(optax.trace(0.95, nesterov=True), optax.stateless(lambda updates, _: jax.tree.map(one, updates)))
 
 
 def _movers(params):
-  """Which leaves Muon moves: the layers' stacked kernels [n in out]; AdamW the others."""
+  """Which leaves Muon moves: the layers' stacked kernels [n in out], their experts' [n e in out] too; AdamW the others."""
+  def moves(name: str, leaf) -> bool:
+    return name.endswith("kernel") and (leaf.ndim == 3 or leaf.ndim == 4 and name.startswith("layers/"))
+
   labels = jax.tree_util.tree_map_with_path(
-      lambda path, leaf: "muon" if leaf.ndim == 3 and path_name(path).endswith("kernel") else "adamw", params)
+      lambda path, leaf: "muon" if moves(path_name(path), leaf) else "adamw", params)
   if "muon" not in jax.tree.leaves(labels):
     raise ValueError("train.optimizer: muon moves the decoder's stacked layers, and there are none here; take adamw")
   return labels

@@ -6,6 +6,7 @@ a large machine is known in seconds on a small one.
 import dataclasses
 import functools
 import math
+import re
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from unitok.models.autoencoder import to_pm1
 from unitok.models.precision import choose
 from unitok.models.quantizers import QUANTIZERS
 from unitok.objectives import needed
-from unitok.optim import optimizer
+from unitok.optim import optimizer, path_name
 from unitok.run import block_sizes, kind_of
 from unitok.sequence import Batch
 from unitok.steps import Language, Tokenizer, decoder_state, decoder_step, tokenizer_state, tokenizer_step
@@ -57,6 +58,17 @@ def _flops(jaxpr) -> int:
 
 def parameters(tree) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def active(params, options: c.Decoder) -> int:
+  """Parameters that a token goes through: of experts those chosen, of weights by modality one of two."""
+  total = 0.0
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name = path_name(path)
+    routed = re.search(r"layers/experts/(gate|up|down)/", name)
+    share = options.experts_per_token / options.experts if routed else 0.5 if "/kinds/" in name or "/mlp/" in name else 1
+    total += leaf.size * share
+  return round(total)
 
 
 def bytes_of(tree) -> int:
@@ -110,7 +122,7 @@ def decoder_plan(config: c.Config) -> dict[str, Any]:
                       options.objectives.size_tokens)
   precision, tasks = choose(config.compute_dtype), tuple(options.tasks)
   vocabulary = make_vocabulary(sizes, {})
-  model = Language(options, vocabulary.size, tasks, precision, vocabulary.further)
+  model = Language(options, vocabulary.size, tasks, precision, vocabulary.further, vocabulary.image)
   tx = optimizer(train, products=precision.products)
   state = jax.eval_shape(functools.partial(decoder_state, model, tx), KEY)
   rows = lambda *more, dtype=np.int32: jax.ShapeDtypeStruct((train.batch_size, options.row_length, *more), dtype)
@@ -119,7 +131,8 @@ def decoder_plan(config: c.Config) -> dict[str, Any]:
       loss_weights=rows(dtype=np.float32), positions=rows(3), extra_codes=further, extra_targets=further)
   step = flops(functools.partial(decoder_step, model, tx), state, batch, KEY)
   loss = lambda params: model.loss(params, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch))[0]
-  return {"parameters": parameters(state.params), "vocabulary": model.vocabulary_size, "row_length": options.row_length,
+  return {"parameters": parameters(state.params), "parameters_active": active(state.params, options),
+          "vocabulary": model.vocabulary_size, "row_length": options.row_length,
           "flops_row": flops(model.loss, state.params, batch) // train.batch_size,
           **_training(train, step, state, kept(loss, state.params))}
 

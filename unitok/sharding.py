@@ -10,14 +10,19 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from unitok import config
 from unitok.optim import path_name
 
-AXES = ("data", "fsdp", "sequence", "tensor")
-"""Of the mesh, the slowest links first: rows lie over data and fsdp, weights over fsdp and tensor, tokens over sequence."""
-ROWS = ("data", "fsdp")
+AXES = ("data", "fsdp", "expert", "sequence", "tensor")
+"""Of the mesh, the slowest links first: rows lie over data, fsdp and expert, weights over fsdp and tensor, those of
+experts over expert, too, tokens over sequence."""
+ROWS = ("data", "fsdp", "expert")
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"embed/embedding$", P("tensor", "fsdp")),                       # [v w]
-    (r"layers/(qkv|gate_up)/kernel$", P(None, "fsdp", "tensor")),     # [layers w out]
-    (r"layers/(out|down)/kernel$", P(None, "tensor", "fsdp")),        # [layers in w]
+    (r"layers/(experts/shared/)?(qkv|gate_up)/kernel$", P(None, "fsdp", "tensor")),     # [layers w out]
+    (r"layers/(experts/shared/)?(out|down)/kernel$", P(None, "tensor", "fsdp")),        # [layers in w]
+    (r"layers/experts/(gate|up)/kernel$", P(None, "expert", "fsdp", "tensor")),         # [layers e w out]
+    (r"layers/experts/down/kernel$", P(None, "expert", "tensor", "fsdp")),              # [layers e in w]
+    (r"layers/(qkv/kinds|mlp/gate|mlp/up)/kernel$", P(None, None, "fsdp", "tensor")),   # [layers 2 w out]
+    (r"layers/(out/kinds|mlp/down)/kernel$", P(None, None, "tensor", "fsdp")),          # [layers 2 in w]
     (r"(head|depth/gate_up)/kernel$", P("fsdp", "tensor")),           # [w v], [w out]
     (r"depth/down/kernel$", P("tensor", "fsdp")),                     # [in w]
     (r"", P()),                                                       # the image tokenizer, its judge, norms, biases
@@ -33,6 +38,11 @@ ACTIVATIONS: dict[str, P] = {
     "keys": P(ROWS, ("tensor", "sequence")),       # [b g l d], and values
     "ring queries": P(ROWS, "sequence", "tensor"),      # [b l h d]: some tokens of some heads
     "ring keys": P(ROWS, "tensor", "sequence"),    # [b g l d], and values
+    "wide": P(ROWS, "sequence", "tensor"),         # [b l n]: what products with "kinds in" make
+    "experts in": P("expert", None, "tensor"),     # [e w n]: an expert's weights beside its tokens, gathered over fsdp
+    "experts out": P("expert", "tensor"),          # [e n w]
+    "kinds in": P(None, None, "tensor"),           # [2 w n]
+    "kinds out": P(None, "tensor"),                # [2 n w]
     "head": P(None, "tensor"),                     # [w v]: the head's columns beside those, gathered over fsdp
 }
 """What runs between them, by name."""
@@ -133,7 +143,7 @@ def on_device(tree, places):
 
 
 def place_batch(batch, mesh):
-  """Every array's first side over data and fsdp; this process's rows where there are several processes."""
+  """Every array's first side over data, fsdp and expert; this process's rows where there are several processes."""
   sharding = NamedSharding(mesh, ACTIVATIONS["batch"])
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
@@ -191,18 +201,57 @@ def over(function, arrays: tuple, names: tuple[str, ...], rows, name: str = "bat
   return jax.shard_map(function, in_specs=in_specs, out_specs=specs[0])(*arrays, rows)
 
 
+def spread(function, x, choices, more: tuple, kernels: tuple, names: tuple[str, ...], into="hidden", out="hidden"):
+  """function(x, choices, *more, *kernels) on what each device has of them, where the mesh in use has several devices.
+
+  x [b l n] lies as ACTIVATIONS has it under `into`, choices i32[b l k] and `more` as "hidden", kernels under `names`,
+  the result under `out`, added up over the axes it does not lie over. Where the kernels [e …] lie over `expert`, a
+  device gets the rows of all devices along it, with choices that are 0 for its first expert, and what they make is
+  added up.
+  """
+  arrays, mesh = (x, choices, *more, *kernels), in_use()
+  specs = [ACTIVATIONS[name] for name in (into, *["hidden"] * (1 + len(more)), *names)]
+  if not mesh or not all(_divides(spec, array.shape) for spec, array in zip(specs, arrays)):
+    return function(*arrays)
+  axes = lambda spec: {axis for side in spec for axis in (side if isinstance(side, tuple) else (side,))}
+  others = lambda spec: tuple(axis for axis in mesh.axis_names if axis not in axes(spec))
+  moves = "expert" in axes(specs[-1])
+
+  def own(*arrays):
+    arrays = [jax.lax.pcast(array, others(spec), to="varying") for spec, array in zip(specs, arrays)]
+    tokens, kernels = arrays[:2 + len(more)], arrays[2 + len(more):]
+    if moves:
+      x, choices, *rest = (jax.lax.all_gather(array, "expert", tiled=True) for array in tokens)
+      tokens = (x, choices - jax.lax.axis_index("expert") * len(kernels[0]), *rest)
+    made = function(*tokens, *kernels)
+    if moves:
+      made = jax.lax.psum_scatter(made, "expert", tiled=True)
+    over = others(ACTIVATIONS[out])
+    return jax.lax.psum(made, over) if over else made
+
+  return jax.shard_map(own, in_specs=tuple(specs), out_specs=ACTIVATIONS[out])(*arrays)
+
+
 def check_batch(size: int, mesh, name: str, parts: int = 1):
   """ValueError where a batch of `size` rows in so many parts does not divide over the mesh; `name` is the config field."""
-  shares = mesh.shape["data"] * mesh.shape["fsdp"] * parts
+  shares = math.prod(mesh.shape[axis] for axis in ROWS) * parts
   if size < 1 or size % shares:
     said = f" in {parts} parts (accumulate)" if parts > 1 else ""
-    raise ValueError(f"{name}: {size} rows{said} do not divide over data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}; "
-                     f"take a multiple of {shares}, e.g. {max(size // shares, 1) * shares}")
+    over = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in ROWS if axis != "expert" or mesh.shape[axis] > 1)
+    raise ValueError(f"{name}: {size} rows{said} do not divide over {over}; take a multiple of {shares}, "
+                     f"e.g. {max(size // shares, 1) * shares}")
 
 
 def check_decoder(options: config.Decoder, vocabulary_size: int, mesh):
-  """ValueError where the mesh does not divide the decoder's heads, its vocabulary or its rows."""
-  tensor, sequence = mesh.shape["tensor"], mesh.shape["sequence"]
+  """ValueError where the mesh does not divide the decoder's heads, its experts, its vocabulary or its rows."""
+  tensor, sequence, expert = (mesh.shape[axis] for axis in ("tensor", "sequence", "expert"))
+  if expert > 1 and (options.experts < 2 or options.experts % expert):
+    raise ValueError(f"mesh.expert: {expert} does not divide decoder.experts {options.experts}; take 1, or a divisor of "
+                     "that")
+  hidden = "expert_hidden" if options.experts > 1 and options.expert_hidden else "hidden"
+  if (options.experts > 1 or options.modality_experts != "none") and getattr(options, hidden) % tensor:
+    raise ValueError(f"mesh.tensor: {tensor} does not divide decoder.{hidden} {getattr(options, hidden)}; take a "
+                     f"multiple of {tensor}, or another mesh.tensor")
   ulysses = sequence if options.sequence_attention == "ulysses" else 1
   said = f"mesh.tensor: {tensor}" if ulysses == 1 else f"mesh.tensor x mesh.sequence (ulysses): {tensor} x {sequence}"
   for name in ("heads", "kv_heads"):
