@@ -2,6 +2,7 @@
 
 The compiler is that of this machine's CPU, in a process that is told it has as many devices; sizes and sharding are the
 run's. What it plans for temporary arrays is what a run on CPUs takes; GPU and TPU fuse and order some of it otherwise.
+On a CPU bfloat16 arrays are kept and sent in float32, those of float16 are not: for chips it stands for the other.
 """
 import json
 import math
@@ -19,7 +20,7 @@ def compiled(config: c.Config, stage: str, sizes: dict[str, int], room: int = 0,
   """What a stage's step of config.mesh, whose axes have these sizes, holds and sends: {"memory": program.held, "bytes": that
   of the sum for each number of rows that was looked at, "sent": list of communication.Sent}.
 
-  room: bytes of a device; then there is "largest_batch", too. domain: chips joined by a fast network, see `sent`.
+  room: bytes of a chip; then there is "largest_batch", too. domain: chips joined by a fast network, see `sent`.
   ValueError in a line where the step cannot be compiled.
   """
   count = math.prod(sizes.values())
@@ -36,15 +37,18 @@ def compiled(config: c.Config, stage: str, sizes: dict[str, int], room: int = 0,
 
 
 def answer(config: c.Config, stage: str, sizes: dict[str, int], room: int, domain: int) -> dict:
-  """`compiled`, where jax finds the devices."""
+  """`compiled`, in a process that has the devices and does nothing else."""
   import jax
   from jax.sharding import NamedSharding, PartitionSpec
 
+  from unitok.models.precision import PRECISIONS, Precision
   from unitok.plan.communication import sent
   from unitok.plan.counting import KEY
   from unitok.plan.program import batch_on, held, largest, placed, state_on, training, unit
   from unitok.plan.stages import STAGES
   from unitok.sharding import make_mesh
+  if room:
+    PRECISIONS["bfloat16"] = Precision(jax.numpy.dtype("float16"), jax.numpy.dtype("float16"))
   one, mesh = STAGES[stage](config), make_mesh(config.mesh)
   state, given = state_on(one.state(), mesh, config.mesh.zero1), placed(one.given, NamedSharding(mesh, PartitionSpec()))
   advance = training(one.step, mesh, jax.tree.map(lambda x: x.sharding, state))
