@@ -6,7 +6,7 @@ class Chip(NamedTuple):
   flops: float       # a second, dense bfloat16 products
   memory: float      # bytes
   bandwidth: float   # bytes a second to and from that memory
-  link: float        # bytes a second that it sends, and as many it gets, along one axis of the mesh, to others of its domain
+  link: float        # bytes a second that it sends, and as many it gets, along an axis of the mesh inside its domain
   domain: int        # chips joined so
   network: float     # bytes a second of its share of the network beyond
 
@@ -20,8 +20,8 @@ CHIPS: dict[str, Chip] = {
     "h200": Chip(989e12, 141e9, 4800e9, 450e9, 8, 50e9),
 }
 """TPUs: the tables of cloud.google.com/tpu/docs/v5e, v5p and v6e; a link is two of the chip's ports (1,600 Gb/s over 4,
-4,800 over 6, 3,200 over 4), the ring of one axis both ways; the network a host's cards over its chips (2 x 100 Gb/s over 8,
-200 over 4, 4 x 200 over 8). GPUs, of the SXM form: NVIDIA's data sheets of the A100 80GB, H100 and H200 without
+4,800 over 6, 3,200 over 4), the ring of one axis both ways; the network a host's cards over its chips (2 x 100 Gb/s
+over 8, 200 over 4, 4 x 200 over 8). GPUs, of the SXM form: NVIDIA's data sheets of the A100 80GB, H100 and H200 without
 sparsity; a link is half of what NVLink moves both ways (600 and 900 GB/s), the network a DGX's card for each (HDR 200
 Gb/s, NDR 400 Gb/s)."""
 
@@ -35,7 +35,8 @@ def chip(name: str) -> Chip:
 def roofline(chip: Chip, flops: float, moved: float, near: float, far: float) -> dict[str, float]:
   """Seconds of a step's parts on each chip, and of the whole if all of it went on at the same time: the longest of them.
 
-  flops: of one chip; moved: bytes between it and its memory; near, far: bytes that it sends inside its domain and beyond.
+  flops: of one chip; moved: bytes between it and its memory; near, far: bytes that it sends inside its domain, and
+  beyond.
   """
   parts = {"seconds_products": flops / chip.flops, "seconds_memory": moved / chip.bandwidth,
            "seconds_communication": near / chip.link + far / chip.network}

@@ -8,7 +8,8 @@ import numpy as np
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 BITS = {"pred": 8, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32,
         "s64": 64, "u64": 64, "f64": 64}
-INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) (?P<kind>[a-z][\w\-]*)\((?P<rest>.*)$")
+INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) (?P<kind>[a-z][\w\-]*)\((?P<rest>.*)$")
 
 
 class Sent(NamedTuple):
@@ -29,9 +30,9 @@ def sent(text: str, mesh: dict[str, int], domain: int = 2**62) -> list[Sent]:
   """Of a program's optimized HLO for the devices of a mesh, which are numbered row by row: one `Sent` an axis and kind.
 
   Bytes are those of the ring algorithms of n devices: of an array of s bytes all-gather, all-to-all and reduce-scatter
-  send s (n-1) / n, an all-reduce twice that, a permutation s. What is in a loop counts as often as it runs; of a condition
-  the branch that sends most. An all-reduce of which each device goes on with its own part is a reduce-scatter on GPU
-  and TPU, and counts as one; so does one that a CPU does in float32 for bfloat16 as one of bfloat16.
+  send s (n-1) / n, an all-reduce twice that, a permutation s. What is in a loop counts as often as it runs; of a
+  condition the branch that sends most. An all-reduce of which each device goes on with its own part is a reduce-scatter
+  on GPU and TPU, and counts as one; so does one that a CPU does in float32 for bfloat16 as one of bfloat16.
   ValueError for communication in a loop whose length only the data knows.
   """
   computations = _computations(text)
@@ -94,7 +95,8 @@ def _trips(one: Instruction, computations) -> int:
   if match := re.search(r'known_trip_count":\s*\{"n":\s*"(\d+)"', one.rest):
     return int(match[1])
   condition = computations[_called(one, "condition")[0]]
-  constants = [int(i.rest.split(")")[0]) for i in condition if i.kind == "constant" and re.match(r"[su]\d+\[\]", i.shape)]
+  constants = [int(one.rest.split(")")[0]) for one in condition
+               if one.kind == "constant" and re.match(r"[su]\d+\[\]", one.shape)]
   if len(constants) != 1:
     raise ValueError(f"communication: the loop {one.name} sends, and its length is known to the data alone")
   return constants[0]
@@ -125,7 +127,9 @@ def _collective(one: Instruction, around: list[Instruction], computations, mesh,
 
 def _parted(one: Instruction, around: list[Instruction], computations, count: int) -> bool:
   """Is every use of an all-reduce a part of it, 1/count or less?"""
-  users = [other for other in around if re.search(rf"%?\b{re.escape(one.name)}\b(?![\w.\-])", other.rest.split("), ")[0])]
+  named = re.compile(rf"\b{re.escape(one.name)}(?![\w.\-])")
+  users = [other for other in around if named.search(other.rest.split("), ")[0])]
+
   def part(user):
     if user.kind in ("bitcast", "copy", "reshape", "convert", "get-tuple-element"):
       return _parted(user, around, computations, count)
@@ -140,7 +144,8 @@ def _groups(one: Instruction, mesh) -> np.ndarray:
     return np.array([[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", match[1])])
   if match := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", one.rest):
     return _devices(match[2], total).reshape([int(n) for n in match[1].split(",")])
-  if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[^)]*\](?:T\([\d,]+\))?)\))? \{([^}]*)\}", one.rest):
+  if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[^)]*\](?:T\([\d,]+\))?)\))? \{([^}]*)\}",
+                        one.rest):
     axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
     devices = _devices(match[2], total) if match[2] else np.arange(total)
     within = re.findall(r"'(\w+)'(?!:)", match[3])

@@ -29,8 +29,8 @@ def sizes_of(mesh: c.Mesh, text: str) -> dict[str, int]:
       raise ValueError(f"--mesh: {name} is {number!r}, must be a whole number from 1 on; {legal}")
     sizes[name] = int(number)
   if (count := math.prod(sizes.values())) > MOST:
-    raise ValueError(f"--mesh: {count} devices are more than the {MOST} that are simulated; plan a part of them with its part of "
-                     "the batch, and multiply")
+    raise ValueError(f"--mesh: {count} devices are more than the {MOST} that are simulated; plan a part of them with "
+                     "its part of the batch, and multiply")
   return sizes
 
 
@@ -38,8 +38,8 @@ def mesh_plan(config: c.Config, stage: str, mesh: str, name: str = "", tokens: f
   """A stage's cost on the mesh "AXIS=NUMBER,…", by device; on chips of that name their time, too.
 
   Bytes of weights, optimizer and average (the running mean of the weights) are exact; `bytes_temporary` is what the
-  compiler plans for activations, gradients and all else a step makes (unitok/plan/simulate.py). bytes_sent: what each device
-  sends in a step, by axis. Time is a roofline: products at the chip's peak, the state and the temporary arrays
+  compiler plans for activations, gradients and all else a step makes (unitok/plan/simulate.py). bytes_sent: what each
+  device sends in a step, by axis. Time is a roofline: products at the chip's peak, the state and the temporary arrays
   written and read once, everything sent at the links' full rate; seconds_step if these hide each other wholly,
   seconds_step_in_turn if not at all. share_of_peak: of the products of a forward and a backward pass, without what is
   computed again, by seconds_step. tokens: of the training, 0: the config's.
@@ -47,8 +47,8 @@ def mesh_plan(config: c.Config, stage: str, mesh: str, name: str = "", tokens: f
   config = on_chips(config) if name else config
   the_chip, sizes = chip(name) if name else None, sizes_of(config.mesh, mesh)
   config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes))
-  one, shape, devices = STAGES[stage](config), AbstractMesh(tuple(sizes.values()), tuple(sizes)), math.prod(sizes.values())
-  decoder = stage == "decoder"
+  one, shape = STAGES[stage](config), AbstractMesh(tuple(sizes.values()), tuple(sizes))
+  devices, decoder = math.prod(sizes.values()), stage == "decoder"
   if decoder:
     check_decoder(config.decoder, one.model.vocabulary_size, shape)
   check_batch(one.train.batch_size, shape, f"{stage}.train.batch_size", one.train.accumulate)
@@ -60,7 +60,8 @@ def mesh_plan(config: c.Config, stage: str, mesh: str, name: str = "", tokens: f
   memory, sent = found["memory"], [Sent(*some) for some in found["sent"]]
   told = {"mesh": sizes, "devices": devices, **parts, "bytes_batch": memory["arguments"] - sum(parts.values()),
           "bytes_temporary": memory["temporary"], "bytes_device": memory["total"],
-          "bytes_sent": {axis: round(sum(s.bytes for s in sent if s.axis == axis)) for axis in sorted({s.axis for s in sent})}}
+          "bytes_sent": {axis: round(sum(some.bytes for some in sent if some.axis == axis))
+                         for axis in sorted({some.axis for some in sent})}}
   if not the_chip:
     return told
   rows, length = one.train.batch_size, config.decoder.row_length if decoder else 0
@@ -75,6 +76,7 @@ def mesh_plan(config: c.Config, stage: str, mesh: str, name: str = "", tokens: f
           "bytes_sent_far": round(far), **times,
           "share_of_peak": model / devices / the_chip.flops / times["seconds_step"],
           "share_of_peak_in_turn": model / devices / the_chip.flops / times["seconds_step_in_turn"],
-          **({"tokens_a_second": rows * length / times["seconds_step"], "tokens": steps * rows * length} if decoder else {}),
-          "steps": steps, "days": days(times["seconds_step"]), "days_in_turn": days(times["seconds_step_in_turn"]),
+          **({"tokens_a_second": rows * length / times["seconds_step"], "tokens": steps * rows * length}
+             if decoder else {}), "steps": steps,
+          "days": days(times["seconds_step"]), "days_in_turn": days(times["seconds_step_in_turn"]),
           "chip_hours": 24 * devices * days(times["seconds_step"])}

@@ -37,8 +37,8 @@ def state_on(state, mesh, zero1: bool = False):
 
 def batch_on(batch, mesh, rows: int = 0):
   """The shapes of a batch over the mesh; rows: as many in place of its own."""
-  sharding = NamedSharding(mesh, ACTIVATIONS["batch"])
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows or x.shape[0], *x.shape[1:]), x.dtype, sharding=sharding), batch)
+  sized = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows or x.shape[0], *x.shape[1:]), x.dtype), batch)
+  return placed(sized, NamedSharding(mesh, ACTIVATIONS["batch"]))
 
 
 def bytes_on(tree) -> int:
@@ -108,8 +108,8 @@ def check_state(state, mesh, options: c.Mesh, title: str):
   """ValueError where weights and optimizer's state alone, the shapes of a TrainState, are more than a device has."""
   limit = room(mesh, options.device_gb)
   if (size := bytes_on(state_on(state, mesh, options.zero1))) > limit:
-    raise ValueError(f"{title}: weights and optimizer take {size / GB:.2f} GB of each device, which has {limit / GB:.2f}; "
-                     f"spread them over mesh.fsdp {math.ceil(mesh.shape['fsdp'] * size / limit)} or more (now "
+    raise ValueError(f"{title}: weights and optimizer take {size / GB:.2f} GB of each device, which has "
+                     f"{limit / GB:.2f}; spread them over mesh.fsdp {math.ceil(mesh.shape['fsdp'] * size / limit)} or more (now "
                      f"{mesh.shape['fsdp']})")
 
 

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def compiled(config: c.Config, stage: str, sizes: dict[str, int], room: int = 0, domain: int = 0) -> dict:
-  """What a stage's step of config.mesh, whose axes have these sizes, holds and sends: {"memory": program.held, "bytes": that
-  of the sum for each number of rows that was looked at, "sent": list of communication.Sent}.
+  """What a stage's step of config.mesh, whose axes have these sizes, holds and sends: {"memory": program.held, "bytes":
+  [rows, those of a device] of each batch that was looked at, "sent": list of communication.Sent}.
 
   room: bytes of a chip; then there is "largest_batch", too. domain: chips joined by a fast network, see `sent`.
   ValueError in a line where the step cannot be compiled.
@@ -27,9 +27,10 @@ def compiled(config: c.Config, stage: str, sizes: dict[str, int], room: int = 0,
   flags = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"   # quickly, not well
   paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
   asked = {"config": c.to_json(config), "stage": stage, "sizes": sizes, "room": room, "domain": domain or count}
-  run = subprocess.run([sys.executable, "-m", "unitok.plan.simulate"], input=json.dumps(asked), capture_output=True, text=True,
-                       env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths,
-                            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"})
+  run = subprocess.run(
+      [sys.executable, "-m", "unitok.plan.simulate"], input=json.dumps(asked), capture_output=True, text=True,
+      env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths,
+           "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"})
   if run.returncode:
     last = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
     raise ValueError(f"plan: the step cannot be compiled for {count} devices: {last}")

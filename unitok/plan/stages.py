@@ -99,7 +99,8 @@ def tokenizer_plan(config: c.Config) -> dict[str, Any]:
   stage = tokenizer_stage(config)
   state, tokenizer, train = stage.state(), stage.model, stage.train
   each = () if tokenizer.books == 1 else (tokenizer.books,)
-  codes = jax.ShapeDtypeStruct((1, *[config.data.image_size // config.image_tokenizer.downsampling] * 2, *each), np.int32)
+  grid = [config.data.image_size // config.image_tokenizer.downsampling] * 2
+  codes = jax.ShapeDtypeStruct((1, *grid, *each), np.int32)
   weights, batch = (state.params, state.extra["quantizer"]), stage.batch(train.batch_size)
 
   def painted(params):
@@ -160,9 +161,9 @@ def _counted(config: c.Config) -> c.Config:
   """The config with a decoder whose products a trace shows: attention of all pairs, which `causal` halves, chunks of
   the loss that rows fill, and no measurements on the side."""
   options = config.decoder
+  chunk = math.gcd(options.loss_chunk, options.row_length) if options.loss_chunk else 0
   return dataclasses.replace(config, decoder=dataclasses.replace(
-      options, attention="dense", loss_chunk=math.gcd(options.loss_chunk, options.row_length) if options.loss_chunk else 0,
-      gradients_every=0, watch_every=0))
+      options, attention="dense", loss_chunk=chunk, gradients_every=0, watch_every=0))
 
 
 def _of_length(config: c.Config, length: int) -> c.Config:
