@@ -461,6 +461,9 @@ class Mesh:
   """The optimizer's state lies over `data`, too, with the weights as they are (ZeRO-1)."""
   offload: bool = False
   """The optimizer's state waits in the host's memory and comes to the devices for its update alone (ZeRO-Offload)."""
+  device_gb: float = 0.0
+  """Memory of a device that a training may take, GB of 10^9 bytes: one that needs more ends before its first step, with
+  the largest batch that fits. 0: what the device has; on a CPU the machine's, shared by its devices."""
 
 
 @dataclass(frozen=True)
