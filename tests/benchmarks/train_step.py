@@ -38,6 +38,7 @@ import functools
 import gc
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -58,8 +59,12 @@ ALIKE = 0.03
 """Share that the parameters of two sides may differ by."""
 
 
+ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
+"""What a traceback's line with the message begins with; libraries put advice behind it."""
+
+
 class Failed(Exception):
-  """A side ended; its last line says why."""
+  """A side ended; the message says why."""
 
 
 class Side:
@@ -91,7 +96,8 @@ class Side:
     if not line:
       self.process.wait()
       self.log.seek(0)
-      raise Failed((self.log.read().strip().splitlines() or ["no message"])[-1])
+      lines = self.log.read().strip().splitlines() or ["no message"]
+      raise Failed(([line for line in lines if ERROR.match(line)] or lines)[-1])
     return json.loads(line)
 
   @property
