@@ -115,14 +115,14 @@ def trial(tried: dict, steps: int, *arguments) -> float | None:
   name = f"{arguments[1]} {arguments[3]}"
   try:
     side = Side(*arguments)
-    fastest = min(side.turn(steps))
+    found = min(side.turn(steps))
     side.close()
-    said = f"{fastest:.3f} s a step, the first {side.first['first_s']:.0f} s"
+    said = f"{found:.3f} s a step, the first {side.first['first_s']:.0f} s"
   except Failed as error:
-    fastest, said = None, f"does not run ({error})"
+    found, said = None, f"does not run ({error})"
   print(f"  {name}, {arguments[2].layers} x {arguments[2].width}: {said}", flush=True)
-  tried[f"{name} {arguments[2].width}"] = fastest
-  return fastest
+  tried[f"{name} {arguments[2].width}"] = found
+  return found
 
 
 def fastest(tried: dict, steps: int, candidates: list[tuple]) -> tuple:
@@ -190,9 +190,10 @@ def compile_ratio(rounds: int, options: dict, layers: tuple[int, int] = (SHALLOW
 def main(parts: tuple[Literal["256", "768", "dtype", "mfu", "compile", "loss"], ...] = PARTS, rounds: int = 6,
          trial_steps: int = 3, compile_rounds: int = 2, peer: str = sys.executable, newest: str = "",
          remat: Literal["none", "layer", "dots"] = "none", unroll: int = 1, batch_256: int = SHAPES["256"].batch,
-         batch_768: int = SHAPES["768"].batch):
+         batch_768: int = SHAPES["768"].batch,
+         candidates: tuple[Literal["gpt compile", "emu3 compile", "gpt eager", "emu3 eager"], ...] = PEERS):
   """parts: these figures alone; rounds: turns of each side; trial_steps: of each candidate; peer, newest: Pythons;
-  remat, unroll: of ours, config.Decoder's."""
+  remat, unroll: of ours, config.Decoder's; candidates: of the peers, these alone are tried."""
   allocator = under_settings()
   options = {"remat": remat, "unroll": unroll}
   shapes = {"256": dataclasses.replace(SHAPES["256"], batch=batch_256),
@@ -216,7 +217,7 @@ def main(parts: tuple[Literal["256", "768", "dtype", "mfu", "compile", "loss"], 
     return sides
 
   ratio = lambda sides: sides[0].tokens_per_s / sides[1].tokens_per_s
-  peers = lambda shape, dtype: [(peer, one, shape, dtype) for one in PEERS]
+  peers = lambda shape, dtype: [(peer, one, shape, dtype) for one in candidates]
   for name, steps in (("256", 4), ("768", 1)):
     if name in parts or (name == "768" and "mfu" in parts):
       theirs = peers(shapes[name], "float32") if name in parts else []
