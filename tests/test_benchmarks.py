@@ -189,6 +189,51 @@ def test_help(script, capsys):
   assert stop.value.code == 0 and "--rounds" in capsys.readouterr().out
 
 
+def test_main(monkeypatch, capsys):
+  """All comparisons, with sides whose times are told: the fastest candidate counts, one that does not run does not."""
+  took = {"ours float32": 2.0, "ours mixed": 1.0, "ours bfloat16": 4.0, "gpt compile float32": 3.0,
+          "gpt eager float32": 5.0, "gpt compile bfloat16": 2.5, "gpt eager bfloat16": 6.0}
+
+  class Told(train_step.Side):
+    def __init__(self, python, side, shape, dtype="float32", options=None):
+      self.name, self.shape, self.seconds, self.rates = f"{side} {dtype}", shape, [], []
+      if self.name not in took:
+        raise train_step.Failed("no compiler")
+      self.first = {"first_s": 9.0, "parameters": shape.matrices, "versions": {"python": python}}
+
+    def turn(self, steps, products=0):
+      self.seconds += [took[self.name]] * steps
+      self.rates += [{"x·W": 2e12, "dy·Wᵀ": 1e12}] if products else []
+      return self.seconds
+
+    def close(self):
+      pass
+
+  monkeypatch.setattr(train_step, "Side", Told)
+  monkeypatch.setattr(train_step, "under_settings", lambda: "A=1")
+  train_step.main(parts=("256", "768", "dtype", "mfu"), rounds=2, newest="other")
+  found = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert found["tokens_per_s_ratio_256"] == found["tokens_per_s_ratio_768"] == 1.5
+  assert found["best_dtype_ratio_768"] == 2.5
+  assert found["mfu_768"] == pytest.approx(SHAPES["768"].flops() / 2.0 / 2e12)
+  assert found["sides"]["ours 768 best dtype"]["versions"] == {"python": "other"}
+  assert found["sides"]["peer 768 best dtype"]["side"] == "gpt compile bfloat16"
+  assert found["tried"]["emu3 eager float32 256"] is None and found["allocator"] == "A=1"
+  train_step.main(parts=("mfu", "dtype"), rounds=1)
+  said = capsys.readouterr().out
+  assert "best_dtype_ratio_768: left out" in said and "mfu_768" in json.loads(said.splitlines()[-1])
+  del took["gpt compile float32"], took["gpt eager float32"]
+  with pytest.raises(SystemExit, match="no side runs there"):
+    train_step.main(parts=("256",))
+
+
+def test_parameters_alike():
+  side = lambda count: type("Side", (), {"name": "one", "first": {"parameters": count}})()
+  train_step.check_alike([side(1_000), side(1_030)])
+  with pytest.raises(SystemExit, match="within 3%"):
+    train_step.check_alike([side(1_000), side(1_031)])
+
+
 def test_a_side_that_ends():
   with pytest.raises(train_step.Failed, match="layers"):
     train_step.Side(sys.executable, "ours", dataclasses.replace(TINY, layers=0))
