@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 ALLOCATOR = GLIBC_TUNABLES=$${GLIBC_TUNABLES:+$$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1 \
   MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1
 
-.PHONY: help setup demo test test-slow clean
+.PHONY: help setup demo test test-slow allocator clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make demo       trains everything on drawn scenes in ten minutes: runs/demo/report/index.html'
 	@echo 'make test       the quick tests'
 	@echo 'make test-slow  the slow ones'
+	@echo 'make allocator  prints the settings of memory that `make demo` and the benchmarks of speed run under'
 	@echo 'make clean      removes build files and caches; $(VENV) and runs stay'
 
 # $(VENV)/unitok-setup says what was installed and is written last; $(VENV)/unitok-unfinished lies there meanwhile, and
@@ -68,6 +69,9 @@ test: setup
 
 test-slow: setup
 	$(VENV)/bin/python -m pytest -m slow
+
+allocator:
+	@echo "$(ALLOCATOR)"
 
 clean:
 	rm -rf build dist .cache .pytest_cache *.egg-info
