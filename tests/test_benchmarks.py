@@ -52,6 +52,7 @@ def test_default_config():
       train.warmup_steps, train.learning_rate, train.weight_decay, (train.beta1, train.beta2), train.clip)
 
 
+@pytest.mark.slow
 def test_ours_learns_and_answers():
   """The protocol of a side: the first step, then as asked; the mask rule's rows are all targets."""
   batch = rows_of(TINY)
@@ -67,6 +68,7 @@ def test_ours_learns_and_answers():
   assert set(last["products"]) == {"x·W", "dy·Wᵀ", "xᵀ·dy"} and min(last["products"].values()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["gpt", "emu3"])
 def test_peer(network):
   """Parameters within 3 % at both sizes, its mask causal, its loss falls as ours does from ln v."""
@@ -91,16 +93,19 @@ def test_peer(network):
   assert torch.equal(before[:, :9], after[:, :9]) and not torch.equal(before[:, 9:], after[:, 9:])
 
 
+@pytest.mark.slow
 def test_compile_ratio():
   """Deeper programs are scanned: no larger text, and both times are told."""
   found = train_step.compile_ratio(1, {"unroll": 1}, layers=(1, 3), shape=TINY)
   assert set(found) == {"compile_ratio_3_over_1", "compile_s"} and set(found["compile_s"]) == {"1", "3"}
 
 
+@pytest.mark.slow
 def test_loss_memory():
   assert loss_memory.measured(chunk=128, rounds=1, vocabulary=2_048)["loss_memory_ratio"] < 0.5
 
 
+@pytest.mark.slow
 def test_scaling():
   """The lines of an axis at a tiny shape, their table, and a plot that is an SVG."""
   lines = scaling.measured("vocabulary", (64,), TINY, 1)
@@ -148,6 +153,7 @@ def test_self_times():
   assert self_times(spans) == {"while": 50, "dot": 45, "copy": 5, "add": 7}
 
 
+@pytest.mark.slow
 def test_profile():
   """Of a real program: its operations are found in its text, and asked for by this project's functions."""
   side = Ours(dataclasses.replace(TINY, width=64, hidden=256, batch=16))
@@ -167,6 +173,7 @@ def test_gpu_step_is_for_accelerators():
   assert run.returncode == 1 and run.stderr.count("\n") == 1 and "this wants an accelerator" in run.stderr
 
 
+@pytest.mark.slow
 def test_gpu_step_measures():
   """Its figures at a tiny shape, here; what is computed again is done and of no use."""
   found, profile = gpu_step.measure(TINY, 1e9, 1, 1, "float32", remat="layer")
@@ -234,6 +241,7 @@ def test_parameters_alike():
     train_step.check_alike([side(1_000), side(1_031)])
 
 
+@pytest.mark.slow
 def test_a_side_that_ends():
   with pytest.raises(train_step.Failed, match="layers"):
     train_step.Side(sys.executable, "ours", dataclasses.replace(TINY, layers=0))

@@ -125,6 +125,7 @@ def with_experts_of(dense, params, count: int):
   return {**params, **{name: dense[name] for name in dense if name != "layers"}, "layers": layers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options, count", [
     (dataclasses.replace(DENSE, experts=4), 4), (KINDS["mlp"], 2), (KINDS["all"], 2)], ids=["experts", "mlp", "all"])
 def test_alike_ones_are_the_dense_layer(options, count):
@@ -231,6 +232,7 @@ def preferring(params, some, by: float):
           "layers": {**layers, "experts": {**layers["experts"], "router": {"kernel": kernel}}}}
 
 
+@pytest.mark.slow
 def test_balance_loss_evens_a_router():
   """Alone, on a router that prefers two of the experts."""
   language, params = made(dataclasses.replace(SPARSE, balance_loss=1.0))
@@ -251,6 +253,7 @@ def test_balance_loss_evens_a_router():
   assert found[0] > 1.2 and found[-1] < 0.5 * (1 + found[0])
 
 
+@pytest.mark.slow
 def test_bias_evens_a_skewed_router_though_all_else_is_frozen():
   """The step moves it with every weight frozen; the load of the busiest falls; the averaged weights have it, too."""
   options = dataclasses.replace(SPARSE, balance_bias=0.005, balance_loss=0.0)
@@ -302,6 +305,7 @@ def test_cached_decoding_is_the_full_forward_pass(name):
     at += n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_packed_documents_do_not_know_each_other(name):
   """Two of 7 and 5 tokens in a row of 16, padding behind them, against each alone."""
@@ -318,6 +322,7 @@ def test_packed_documents_do_not_know_each_other(name):
   assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_parts_make_the_step_of_the_whole(name):
   """Weights and metrics of a step in four parts, the balance loss and what is dropped among them."""
@@ -338,6 +343,7 @@ def test_parts_make_the_step_of_the_whole(name):
     assert 0 < told["expert_dropped"].value() < 0.5 and told["expert_load"] >= 1 <= told["balance_loss"].value()
 
 
+@pytest.mark.slow
 def test_muon_moves_each_experts_matrix():
   language, params = made(SPARSE)
   tx = optimizer(dataclasses.replace(TRAIN, optimizer="muon", learning_rate=1.0, warmup_steps=0, weight_decay=0.0,
