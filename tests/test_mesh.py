@@ -20,6 +20,7 @@ def measure(folder: Path) -> dict:
   import jax.numpy as jnp
   import numpy as np
 
+  from tests.batches import Same
   from train.loop import fit
   from unitok import config as c
   from unitok.checkpoint import Checkpoints
@@ -28,21 +29,6 @@ def measure(folder: Path) -> dict:
   from unitok.sequence import Batch
   from unitok.sharding import create, make_mesh
   from unitok.steps import Language, Tokenizer, decoder_state, decoder_step, tokenizer_state, tokenizer_step
-
-  class Same:
-    """One batch for ever."""
-
-    def __init__(self, batch):
-      self.batch = batch
-
-    def __next__(self):
-      return self.batch
-
-    def get_state(self):
-      return {}
-
-    def set_state(self, state):
-      pass
 
   class Losses:
     def __init__(self):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.batches import documents
+from tests.batches import Same, documents
 from train.loop import fit, seconds_a_step
 from unitok import config as c
 from unitok.checkpoint import Checkpoints
@@ -17,25 +17,7 @@ from unitok.steps import Language, decoder_state, decoder_step
 
 OPTIONS = c.Decoder(layers=2, width=32, heads=4, kv_heads=2, hidden=64, row_length=16, grid_embedding=8,
                     train=c.Train(steps=6, batch_size=8, save_every=3))
-
-
-class Same:
-  """The same batch for ever."""
-
-  def __init__(self):
-    self.batch = documents(8, 16, 64)
-
-  def __next__(self):
-    return self.batch
-
-  def get_state(self):
-    return {}
-
-  def set_state(self, state):
-    pass
-
-  def close(self):
-    pass
+BATCH = documents(8, 16, 64)
 
 
 def new(offload: bool, kind: str):
@@ -49,7 +31,7 @@ def new(offload: bool, kind: str):
 def trained(folder, offload: bool, kind: str, steps: int):
   step, state = new(offload, kind)
   with Checkpoints(folder) as checkpoints:
-    return fit(state=state, step_fn=step, batches=Same(), train=dataclasses.replace(OPTIONS.train, steps=steps),
+    return fit(state=state, step_fn=step, batches=Same(BATCH), train=dataclasses.replace(OPTIONS.train, steps=steps),
                checkpoints=checkpoints, writer=Writers([]), key=jax.random.key(1), examples_per_step=8, title="decoder")
 
 
@@ -75,7 +57,7 @@ def test_optimizer_in_the_hosts_memory(tmp_path, kind):
 
 def test_a_step_is_timed_with_it():
   step, state = new(True, "adamw")
-  once, each = seconds_a_step(state, lambda s, b: step(s, b, jax.random.key(1)), Same(), make_mesh())
+  once, each = seconds_a_step(state, lambda s, b: step(s, b, jax.random.key(1)), Same(BATCH), make_mesh())
   assert 0 < each < once
 
 
@@ -85,7 +67,7 @@ def test_activations_in_the_hosts_memory(platform):
   def lowered(remat):
     model = Language(dataclasses.replace(OPTIONS, remat=remat), 64, ("a", "b"))
     params = model.init(jax.random.key(0))
-    grad = jax.jit(jax.grad(lambda params: model.loss(params, Same().batch)[0]))
+    grad = jax.jit(jax.grad(lambda params: model.loss(params, BATCH)[0]))
     return grad.trace(params).lower(lowering_platforms=(platform,)).as_text()
   assert lowered("offload").count(HOST) >= 2 > lowered("dots").count(HOST)
 
