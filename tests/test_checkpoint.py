@@ -236,7 +236,8 @@ def test_load_image_tokenizer(tmp_path):
 def test_fingerprints_stay():
   """A later version's options change no fingerprint where they are as before; that of this tokenizer was written down when
   there were neither networks nor losses. A network of another kind has another."""
-  one = c.ImageTokenizer(widths=(8,), blocks=(1,), patch=4, quantizer=c.Quantizer(kind="ema", codebook_size=16, code_dim=4, revive_below=0.05))
+  quantizer = c.Quantizer(kind="ema", codebook_size=16, code_dim=4, revive_below=0.05)
+  one = c.ImageTokenizer(widths=(8,), blocks=(1,), patch=4, quantizer=quantizer)
   weights = {"a": np.arange(6, dtype=np.float32)}, {"codebook": np.ones((2, 2), np.float32), "counts": np.ones(2)}
   assert fingerprint_of(one, *weights) == "340655123ad776a0"
   assert fingerprint_of(dataclasses.replace(one, losses=c.PictureLosses(l1=1.0)), *weights) == "340655123ad776a0"

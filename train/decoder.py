@@ -93,8 +93,8 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
 
 def trial(config: Config, workdir, vocabulary: Vocabulary, mesh):
   """What `within` times."""
-  seed, documents, model, tx, state = new(config, workdir, vocabulary, mesh)
-  return state, lambda s, b: decoder_step(model, tx, s, b, seed), documents, mesh
+  _, documents, model, tx, state = new(config, workdir, vocabulary, mesh)
+  return state, functools.partial(decoder_step, model, tx), documents, mesh
 
 
 def start_from(state: TrainState, source, model: Language, vocabulary: Vocabulary) -> TrainState:

@@ -22,7 +22,7 @@ from unitok.files import write_json
 from unitok.metrics import Mean, Writers
 from unitok.plan.program import check_fits, room, training
 from unitok.run import STEPS, read_steps
-from unitok.sharding import check_batch, make_mesh, on_device, place, place_batch, under
+from unitok.sharding import check_batch, make_mesh, place, place_batch
 
 
 class Interrupted(SystemExit):
@@ -170,7 +170,7 @@ then (in the demo they are a tenth slower than the mean of the run)."""
 def within(seconds: float, options: config.Config, workdir, stage: str, trial: Callable) -> None:
   """Leaves in workdir/steps.json, for `with_steps`, how many of a stage's steps fit into so many seconds.
 
-  trial() -> (state, step_fn(state, batch), batches, mesh) is timed once in a run, so that one that goes on has the same
+  trial() -> (state, step_fn as in `fit`, batches, mesh) is timed once in a run, so that one that goes on has the same
   schedule. ValueError where not even one step fits.
   """
   train, kept, start = getattr(options, stage).train, read_steps(workdir), time.perf_counter()
@@ -192,15 +192,13 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
 def seconds_a_step(state, step_fn: Callable, batches, mesh) -> tuple[float, float]:
   """(the first call with its compilation, mean of TIMED later ones with their input). `state` is used up."""
   state, start = place(state, mesh), time.perf_counter()
-  places = jax.tree.map(lambda x: x.sharding, state)
-  advance = jax.jit(under(mesh, lambda state, batch: step_fn(on_device(state, places), batch)), donate_argnums=0,
-                    out_shardings=(places, None))
-  state, _ = jax.block_until_ready(advance(state, place_batch(next(batches), mesh)))
+  advance, key = training(step_fn, mesh, jax.tree.map(lambda x: x.sharding, state)), jax.random.key(0)
+  state, _ = jax.block_until_ready(advance(state, place_batch(next(batches), mesh), key))
   compiled = time.perf_counter()
   for n in range(TIMED // 2 + TIMED):
     if n == TIMED // 2:
       begun = time.perf_counter()
-    state, metrics = advance(state, place_batch(next(batches), mesh))
+    state, metrics = advance(state, place_batch(next(batches), mesh), key)
     jax.block_until_ready(metrics)
   return compiled - start, (time.perf_counter() - begun) / TIMED
 

@@ -36,10 +36,8 @@ def sent(text: str, mesh: dict[str, int], domain: int = 2**62) -> list[Sent]:
   ValueError for communication in a loop whose length only the data knows.
   """
   computations = _computations(text)
-  found: dict[tuple, float] = {}
-  for key, count in _walk(computations, "ENTRY", mesh, domain, {}).items():
-    found[key] = found.get(key, 0) + count
-  return sorted(Sent(*key[:2], count, key[2]) for key, count in found.items() if count)
+  found = _walk(computations, "ENTRY", mesh, domain, {})
+  return sorted(Sent(axis, kind, count, far) for (axis, kind, far), count in found.items() if count)
 
 
 def _computations(text: str) -> dict[str, list[Instruction]]:
