@@ -7,10 +7,10 @@ QK-norm, dropout 0.1, z-loss 1e-5, batches of 8.4 million tokens, 4.4 10^12 of t
     unitok plan --config configs/chameleon_7b.py --mesh data=8,fsdp=32,tensor=4 --chip v5p
 
 7,013,150,720 parameters, 43.7 GFLOP a token (both passes, rows causal), 243,502 EFLOP in all. A chip of the 1,024 holds
-22.3 GB: weights 0.219 GB, optimizer 0.438 GB, running mean 0.219 GB, and 21.5 GB that a step makes; the largest batch
-that fits is 9,216 rows of 4,096, this one has 2,048. It sends 0.278 GB over data, 0.834 GB over data and fsdp, 9.67 GB
-over fsdp, 193 GB over tensor a step. A step takes 1,017 ms at least (988 of products, 16 of memory, 1,017 of
-communication), 77% of the peak, and 2,022 ms (39%) where nothing hides behind anything else: 6.2 days to 12.3 days for
+21.2 GB: weights 0.219 GB, optimizer 0.438 GB, running mean 0.219 GB, and 20.4 GB that a step makes; the largest batch
+that fits is 9,728 rows of 4,096, this one has 2,048. It sends 0.278 GB over data, 0.834 GB over data and fsdp, 9.67 GB
+over fsdp, 65 GB over tensor a step. A step takes 988 ms at least (988 of products, 15 of memory, 379 of
+communication), 79% of the peak, and 1,383 ms (56%) where nothing hides behind anything else: 6.0 days to 8.4 days for
 4,398 billion tokens.
 
 The compiler behind it is a CPU's, so GPU and TPU order and fuse some of it otherwise. The data is not published: name

@@ -17,9 +17,9 @@ from unitok.models.decoder import check
 from unitok.models.experts import FORMS, Experts, Tokens, block_size, sort, swiglus
 from unitok.models.precision import FLOAT32
 from unitok.models.rule import Rule
-from unitok.optim import optimizer, path_name
+from unitok.optim import optimizer
 from unitok.plan import active, flops, parameters
-from unitok.sharding import check_batch, check_decoder
+from unitok.sharding import check_batch, check_decoder, path_name
 from unitok.steps import Language, decoder_state, decoder_step
 from unitok.vocab import make_vocabulary
 
@@ -114,14 +114,15 @@ def with_experts_of(dense, params, count: int):
   """`params` with what the dense ones have, each expert its SwiGLU."""
   shared = {name: part for name, part in dense["layers"].items() if name not in ("gate_up", "down")}
   layers = {**params["layers"], **shared}
-  gate, up = jnp.split(dense["layers"]["gate_up"]["kernel"], 2, -1)
+  gate, up = jnp.unstack(dense["layers"]["gate_up"]["kernel"], axis=2)
   each = lambda kernel: {"kernel": jnp.repeat(kernel[:, None], count, 1)}
+  flat = lambda kernel: kernel.reshape(*kernel.shape[:2], -1)
   kernels = {"gate": each(gate), "up": each(up), "down": each(dense["layers"]["down"]["kernel"])}
   name = "experts" if "experts" in layers else "mlp"
   layers[name] = {**layers[name], **kernels}
   for one in ("qkv", "out"):
     if "kinds" in params["layers"][one]:
-      layers[one] = {"kinds": each(dense["layers"][one]["kernel"])}
+      layers[one] = {"kinds": each(flat(dense["layers"][one]["kernel"]))}
   return {**params, **{name: dense[name] for name in dense if name != "layers"}, "layers": layers}
 
 
@@ -141,7 +142,7 @@ def test_alike_ones_are_the_dense_layer(options, count):
     close(its["embed"], grads["embed"], 1e-4)
     its = its["layers"]["experts" if options.experts else "mlp"]
     close(its["down"]["kernel"].sum(1), grads["layers"]["down"]["kernel"], 1e-4)
-    close(jnp.concatenate([its["gate"]["kernel"].sum(1), its["up"]["kernel"].sum(1)], -1),
+    close(jnp.stack([its["gate"]["kernel"].sum(1), its["up"]["kernel"].sum(1)], 2),
           grads["layers"]["gate_up"]["kernel"], 1e-4)
 
 

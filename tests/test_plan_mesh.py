@@ -112,6 +112,16 @@ def test_communication_by_hand(report):
       Sent("tensor", "all-reduce", 5 * size, False)]
 
 
+@pytest.mark.slow
+def test_sums_alone_go_over_tensor():
+  """What tensor parallelism must send (Shoeybi 2019, 1909.08053): a sum of [b l w] behind attention and SwiGLU, another
+  before them on the way back, one of the embedding's rows and one of the head's gradient. Fused weights are not moved."""
+  from unitok.plan.on_mesh import mesh_plan
+  found, o = mesh_plan(CONFIG, "decoder", "tensor=2")["bytes_sent"], CONFIG.decoder
+  assert set(found) == {"tensor"}
+  assert found["tensor"] == pytest.approx((4 * o.layers + 2) * 4 * o.train.batch_size * o.row_length * o.width, rel=0.01)
+
+
 def test_largest_batch():
   """The line between two sizes is looked at where it says; steps beside the line do not lead to what does not fit."""
   for bytes_of, room in ((lambda n: 100 + 7 * n, 400), (lambda n: 100 + 7 * n + 30 * (n > 24), 300),

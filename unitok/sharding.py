@@ -8,7 +8,6 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from unitok import config
-from unitok.optim import path_name
 
 AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 """Of the mesh, the slowest links first: rows lie over data, fsdp and expert, weights over fsdp and tensor, those of
@@ -17,13 +16,15 @@ ROWS = ("data", "fsdp", "expert")
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"embed/embedding$", P("tensor", "fsdp")),                       # [v w]
-    (r"layers/(experts/shared/)?(qkv|gate_up)/kernel$", P(None, "fsdp", "tensor")),     # [layers w out]
+    (r"layers/qkv/kernel$", P(None, "fsdp", "tensor")),               # [layers w key heads, queries of each + 2, d]
+    (r"layers/(experts/shared/)?gate_up/kernel$", P(None, "fsdp", None, "tensor")),     # [layers w 2 out]
     (r"layers/(experts/shared/)?(out|down)/kernel$", P(None, "tensor", "fsdp")),        # [layers in w]
     (r"layers/experts/(gate|up)/kernel$", P(None, "expert", "fsdp", "tensor")),         # [layers e w out]
     (r"layers/experts/down/kernel$", P(None, "expert", "tensor", "fsdp")),              # [layers e in w]
     (r"layers/(qkv/kinds|mlp/gate|mlp/up)/kernel$", P(None, None, "fsdp", "tensor")),   # [layers 2 w out]
     (r"layers/(out/kinds|mlp/down)/kernel$", P(None, None, "tensor", "fsdp")),          # [layers 2 in w]
-    (r"(head|depth/gate_up)/kernel$", P("fsdp", "tensor")),           # [w v], [w out]
+    (r"head/kernel$", P("fsdp", "tensor")),                           # [w v]
+    (r"depth/gate_up/kernel$", P("fsdp", None, "tensor")),            # [w 2 out]
     (r"depth/down/kernel$", P("tensor", "fsdp")),                     # [in w]
     (r"", P()),                                                       # the image tokenizer, its judge, norms, biases
 )
@@ -85,6 +86,10 @@ def over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
                      f"of {slices} for data")
   within = [size // slow for size, slow in zip(sizes, between)]
   return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+
+
+def path_name(path) -> str:
+  return "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path)
 
 
 def specs(tree, mesh, zero1: bool = False, offload: bool = False):

@@ -4,6 +4,7 @@ Layers are stacked and scanned in training, so that compile time does not grow w
 decoding runs them one after another on its own slices of the cache.
 """
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -12,14 +13,14 @@ from flax import nnx
 
 from unitok.models import experts, modality_experts
 from unitok.models.attention import Mask, attend, largest, look, rotate, rotation
-from unitok.models.experts import Experts, Tokens, fan_in
+from unitok.models.experts import Experts, Tokens, fan_in, gated
 from unitok.models.precision import Precision, linear
 from unitok.models.rule import Rule, visible
 from unitok.models.scores import Scores
 from unitok.sharding import HOST, constrain
 
 
-def _linear(into: int, out: int, precision: Precision, rngs, scale: float = 1.0):
+def _linear(into: int, out: int | tuple[int, ...], precision: Precision, rngs, scale: float = 1.0):
   return linear(into, out, precision, rngs, kernel_init=fan_in(scale))
 
 
@@ -50,8 +51,10 @@ class Layer(nnx.Module):
     self.dropout, before, after = options.dropout, options.norm != "swin", options.norm != "pre"
     new_norm = lambda there, size=width: nnx.RMSNorm(size, dtype=dtype, rngs=rngs) if there else None
     self.attention_norm = new_norm(before)
-    columns, apart = (self.heads + 2 * self.kv_heads) * self.dim, self.apart == "all"
-    self.qkv = (modality_experts.Linear if apart else _linear)(width, columns, precision, rngs)
+    # a key head's queries, its keys and its values side by side: devices along `tensor` have whole ones, and split nothing
+    groups, apart = (self.kv_heads, self.heads // self.kv_heads + 2, self.dim), self.apart == "all"
+    self.qkv = (modality_experts.Linear(width, math.prod(groups), precision, rngs) if apart else
+                _linear(width, groups, precision, rngs))
     self.query_norm = new_norm(options.qk_norm, self.dim)
     self.key_norm = new_norm(options.qk_norm, self.dim)
     self.out = (modality_experts.Linear(width, width, precision, rngs, scale, columns=False) if apart else
@@ -62,7 +65,7 @@ class Layer(nnx.Module):
     elif self.apart != "none":
       self.mlp = modality_experts.SwiGLU(options, precision, rngs)
     else:
-      self.gate_up = _linear(width, 2 * hidden, precision, rngs)
+      self.gate_up = _linear(width, (2, hidden), precision, rngs)
       self.down = _linear(hidden, width, precision, rngs, scale)
     self.attention_out_norm, self.mlp_out_norm = new_norm(after), new_norm(after)
 
@@ -71,7 +74,8 @@ class Layer(nnx.Module):
     b, n, w = x.shape
     x = _normed(self.attention_norm, x)
     x = self.qkv(x, tokens) if self.apart == "all" else self.qkv(x.reshape(b * n, w))
-    q, k, v = jnp.split(x.reshape(b, n, -1, self.dim), [self.heads, self.heads + self.kv_heads], 2)
+    x = x.reshape(b, n, self.kv_heads, -1, self.dim)
+    q, k, v = x[..., :-2, :].reshape(b, n, self.heads, self.dim), x[..., -2, :], x[..., -1, :]
     k = rotate(_normed(self.key_norm, k), *turn)
     return rotate(_normed(self.query_norm, q), *turn), k.swapaxes(1, 2), v.swapaxes(1, 2)
 
@@ -92,8 +96,7 @@ class Layer(nnx.Module):
     elif self.apart != "none":
       part = self.mlp(part.reshape(b, n, w), tokens)
     else:
-      gate, up = jnp.split(self.gate_up(part), 2, -1)
-      part = self.down(nnx.silu(gate) * up)
+      part = self.down(gated(self.gate_up(part)))
     flat = flat + dropped(_normed(self.mlp_out_norm, part.reshape(b * n, w)), self.dropout, keys[1])
     return flat.reshape(b, n, w), routed
 
@@ -108,15 +111,14 @@ class Depth(nnx.Module):
     dtype, width = precision.activations, options.width
     self.book = nnx.Embed(books, width, dtype=dtype, rngs=rngs, embedding_init=nnx.initializers.normal(0.5))
     self.norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
-    self.gate_up = _linear(width, 2 * options.depth_hidden, precision, rngs)
+    self.gate_up = _linear(width, (2, options.depth_hidden), precision, rngs)
     self.down = _linear(options.depth_hidden, width, precision, rngs)
     self.out = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
 
   def __call__(self, x, book: int):
     """[n w] -> [n w], for the book of this number among the further ones."""
     x = x + self.book(jnp.full(1, book))
-    gate, up = jnp.split(self.gate_up(self.norm(x)), 2, -1)
-    return self.out(x + self.down(nnx.silu(gate) * up))
+    return self.out(x + self.down(gated(self.gate_up(self.norm(x)))))
 
 
 class Cache(NamedTuple):

@@ -24,6 +24,11 @@ def fan_in(scale: float = 1.0, batch_axis=()):
   return nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal", batch_axis=batch_axis)
 
 
+def gated(x):
+  """[… 2 h] -> [… h]: the gate of a SwiGLU, then what it lets through."""
+  return nnx.silu(x[..., 0, :]) * x[..., 1, :]
+
+
 class Kernel(nnx.Module):
   """f32[e in out]: a product's weights for each of e experts."""
 
@@ -256,12 +261,11 @@ class Shared(nnx.Module):
   """The SwiGLU that all tokens go through (DeepSeekMoE, 2401.06066)."""
 
   def __init__(self, width: int, hidden: int, scale: float, precision: Precision, rngs: nnx.Rngs):
-    self.gate_up = linear(width, 2 * hidden, precision, rngs, kernel_init=fan_in())
+    self.gate_up = linear(width, (2, hidden), precision, rngs, kernel_init=fan_in())
     self.down = linear(hidden, width, precision, rngs, kernel_init=fan_in(scale))
 
   def __call__(self, x):
-    gate, up = jnp.split(self.gate_up(x.reshape(-1, x.shape[-1])), 2, -1)
-    return self.down(nnx.silu(gate) * up).reshape(x.shape)
+    return self.down(gated(self.gate_up(x.reshape(-1, x.shape[-1])))).reshape(x.shape)
 
 
 # ---- the step's part

@@ -18,10 +18,11 @@ from unitok.models.lpips import shapes as lpips_shapes
 from unitok.models.precision import choose
 from unitok.models.quantizers import QUANTIZERS
 from unitok.objectives import needed
-from unitok.optim import optimizer, path_name
+from unitok.optim import optimizer
 from unitok.plan.counting import KEY, bytes_of, causal, flops, kept, parameters
 from unitok.run import block_sizes, kind_of
 from unitok.sequence import Batch
+from unitok.sharding import path_name
 from unitok.steps import Language, Tokenizer, decoder_state, decoder_step, tokenizer_state, tokenizer_step
 from unitok.vocab import make_vocabulary
 
