@@ -31,7 +31,7 @@ def language(layers: int = 2, sharpness: float = 30.0, **switches):
   """(Language, params) with random weights whose predictions are far from even."""
   options = c.Decoder(layers=layers, width=16, heads=2, kv_heads=1, hidden=16, rope_base=100.0, **switches)
   model = Language(options, V.size, tuple(OBJECTIVES), image=V.image)
-  params = model.init(jax.random.key(5))
+  params = jax.jit(model.init)(jax.random.key(5))
   params["head"]["kernel"] = params["head"]["kernel"] * sharpness
   return model, params
 
