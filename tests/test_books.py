@@ -59,7 +59,7 @@ def record(seed: int, books: bool, unknown: bool = False) -> Codes:
 
 def language(sharpness: float = 30.0, options=OPTIONS):
   model = Language(options, V.size, tuple(OBJECTIVES), further=V.further)
-  params = model.init(jax.random.key(5))
+  params = jax.jit(model.init)(jax.random.key(5))
   params["head"]["kernel"] = params["head"]["kernel"] * sharpness
   return model, params
 
