@@ -42,7 +42,7 @@ def small_model(config: c.Config, folder, captions: list[str], code: int = 6) ->
   vocabulary = make_vocabulary({"text": text.size, "image": image.size, **location},
                                {"text": text.fingerprint, "image": image.fingerprint})
   language = Language(config.decoder, vocabulary.size, tuple(task_names(config.decoder, vocabulary)))
-  return Model(config, vocabulary, text, image, Sampler(language, language.init(jax.random.key(0)), vocabulary))
+  return Model(config, vocabulary, text, image, Sampler(language, jax.jit(language.init)(jax.random.key(0)), vocabulary))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,13 @@ def made(losses: PictureLosses):
   options = ImageTokenizer(widths=(8, 16), blocks=(1, 1), patch=2, quantizer=Quantizer(codebook_size=16, code_dim=4),
                            losses=losses, train=Train(steps=20, learning_rate=1e-3, warmup_steps=0, ema_decay=0.9))
   tokenizer, tx = Tokenizer(options), optax.sgd(1.0)
-  state = tokenizer_state(tokenizer, tx, jax.random.key(0))
+  state = jax.jit(functools.partial(tokenizer_state, tokenizer, tx))(jax.random.key(0))
   return tokenizer, jax.jit(functools.partial(tokenizer_step, tokenizer, tx)), state
+
+
+@pytest.fixture(scope="module")
+def judged():
+  return made(JUDGED)
 
 
 def test_edges():
@@ -61,15 +66,15 @@ def test_step_descends_the_loss(losses):
     last, quantized, _ = tokenizer.through(params, state.extra["quantizer"], target)
     return sum(picture_losses(tokenizer.finish(params, last), target, losses).values()) + sum(quantized.losses.values())
 
-  value, grads = jax.value_and_grad(loss)(state.params)
+  value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
   assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
   jax.tree.map(lambda a, b, g: np.testing.assert_allclose(a - b, g, atol=1e-6), state.params, new.params, grads)
 
 
-def test_judge_waits_and_then_pushes():
+def test_judge_waits_and_then_pushes(judged):
   """Before judge_start a step is one without a judge. From it on the judge learns, and the pixels' gradient is theirs
   plus the judge's, balanced so that at the last layer it is `adversarial` times as strong."""
-  tokenizer, step, state = made(JUDGED)
+  tokenizer, step, state = judged
   _, plain, other = made(dataclasses.replace(JUDGED, adversarial=0.0))
   for _ in range(2):
     before = state
@@ -95,8 +100,9 @@ def test_judge_waits_and_then_pushes():
     last, _, _ = tokenizer.through(params, state.extra["quantizer"], target)
     return loss(tokenizer.finish({**params, "painter": {**params["painter"], "leave": leave}}, last))
 
-  pixels = jax.grad(of_last)(last_layer(params), lambda x: sum(picture_losses(x, target, JUDGED).values()))
-  pushed = jax.grad(of_last)(last_layer(params), lambda x: -adversary.judge(judge, x).mean())
+  gradient = lambda loss: jax.jit(jax.grad(lambda layer: of_last(layer, loss)))(last_layer(params))
+  pixels = gradient(lambda x: sum(picture_losses(x, target, JUDGED).values()))
+  pushed = gradient(lambda x: -adversary.judge(judge, x).mean())
   norms = optax.tree.norm(pixels), optax.tree.norm(pushed)
   assert metrics["judge_balance"] == pytest.approx(float(0.7 * norms[0] / norms[1]), rel=1e-3)
   taken = jax.tree.map(lambda a, b: a - b, last_layer(state.params), last_layer(new.params))
@@ -104,9 +110,9 @@ def test_judge_waits_and_then_pushes():
 
 
 @pytest.mark.parametrize("part", ["network", "judge"])
-def test_a_step_that_is_not_finite_changes_nothing(part):
+def test_a_step_that_is_not_finite_changes_nothing(judged, part):
   """Neither the network, its moments and average nor the codebook nor the judge, wherever it comes from."""
-  _, step, state = made(JUDGED)
+  _, step, state = judged
   state = state._replace(step=jnp.int32(5))
   assert step(state, PIXELS, jax.random.key(1))[1]["skipped"] == 0
   spoilt = lambda tree: jax.tree.map(lambda x: x.at[0].set(jnp.nan), tree)
@@ -124,7 +130,7 @@ def test_a_step_that_is_not_finite_changes_nothing(part):
 def test_judge_learns_to_tell():
   """Noise from flat colours; the balance of LeCAM and r1 only slow it down."""
   adversary = Adversary(dataclasses.replace(JUDGED, judge_learning_rate=1e-2, lecam=0.0, r1=0.0), FLOAT32)
-  state, real = adversary.init(jax.random.key(0)), to_pm1(PIXELS)
+  state, real = jax.jit(adversary.init)(jax.random.key(0)), to_pm1(PIXELS)
   fake = jnp.zeros_like(real) + real.mean((1, 2), keepdims=True)
   step = jax.jit(lambda s: adversary.step(s, 5, fake, real, jnp.ones_like(real), lambda gradient: {"kernel": gradient}))
   losses = []
@@ -132,8 +138,9 @@ def test_judge_learns_to_tell():
     state, _, told = step(state)
     losses.append(float(told["judge"]))
   assert losses[-1] < 0.3 < losses[0] and told["judged_real"] > told["judged_fake"] + 1
-  terms = {name: float(Adversary(dataclasses.replace(JUDGED, **{"lecam": 0.0, "r1": 0.0, **one}), FLOAT32).loss(
-      state["params"], jnp.zeros(2), fake, real)[0]) for name, one in (("none", {}), ("r1", dict(r1=1.0)), ("lecam", dict(lecam=1.0)))}
+  of = lambda **one: Adversary(dataclasses.replace(JUDGED, **{"lecam": 0.0, "r1": 0.0, **one}), FLOAT32).loss
+  terms = {name: float(jax.jit(of(**one))(state["params"], jnp.zeros(2), fake, real)[0])
+           for name, one in (("none", {}), ("r1", dict(r1=1.0)), ("lecam", dict(lecam=1.0)))}
   assert terms["r1"] > terms["none"] and terms["lecam"] > terms["none"]
 
 

@@ -54,7 +54,7 @@ def test_networks(network):
   still = [path_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if not jnp.abs(leaf).max() > 0]
   assert all(path.endswith("/k/bias") for path in still), "a key's bias alone moves no softmax"
   a, b = jax.random.normal(jax.random.key(1), (2, 2, 8, 8, 8))
-  finish = lambda x: tokenizer.finish(params, x) - tokenizer.finish(params, 0 * x)
+  finish = jax.jit(lambda x: tokenizer.finish(params, x) - tokenizer.finish(params, 0 * x))
   np.testing.assert_allclose(finish(a + b), finish(a) + finish(b), atol=1e-4)
 
 

@@ -59,7 +59,7 @@ def record(seed: int, books: bool, unknown: bool = False) -> Codes:
 
 def language(sharpness: float = 30.0, options=OPTIONS):
   model = Language(options, V.size, tuple(OBJECTIVES), further=V.further)
-  params = model.init(jax.random.key(5))
+  params = jax.jit(model.init)(jax.random.key(5))
   params["head"]["kernel"] = params["head"]["kernel"] * sharpness
   return model, params
 
@@ -318,13 +318,13 @@ def tokenizer_of(kind: str, books: int) -> c.ImageTokenizer:
 @pytest.mark.parametrize("kind", ["residual", "product"])
 def test_pictures_through_their_codes(kind):
   tokenizer = Tokenizer(tokenizer_of(kind, 2))
-  params, state = tokenizer.init(jax.random.key(0))
+  params, state = jax.jit(tokenizer.init)(jax.random.key(0))
   pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 16, 3)).astype(np.uint8)
   codes = jax.jit(tokenizer.encode)(params, state, pixels)
   assert tokenizer.books == 2 and codes.shape == (3, 2, 4, 2) and tokenizer.codebook_size == 32
-  last, quantized, _ = tokenizer.through(params, state, autoencoder.to_pm1(pixels))
+  last, quantized, _ = jax.jit(tokenizer.through)(params, state, autoencoder.to_pm1(pixels))
   assert np.array_equal(codes.reshape(-1, 2), quantized.codes)
-  want = np.asarray(autoencoder.to_u8(tokenizer.finish(params, last)), int)
+  want = np.asarray(autoencoder.to_u8(jax.jit(tokenizer.finish)(params, last)), int)
   assert np.abs(np.asarray(jax.jit(tokenizer.decode)(params, state, codes), int) - want).max() <= 1
 
 

@@ -39,14 +39,20 @@ class Source:
     return Record(str(index), np.random.default_rng(index).integers(0, 256, (8, 8, 3), np.uint8), ())
 
 
-def training(kind="l2", patterns=()):
-  """(fresh state, jitted step, batches)."""
+@functools.cache
+def programs(kind, patterns):
+  """(new state, jitted step)."""
   tokenizer = Tokenizer(options(kind))
   frozen, _ = frozen_part(patterns, jax.eval_shape(tokenizer.init, jax.random.key(0))[0], "image_tokenizer")
   tx = optimizer(TRAIN, frozen)
-  state = create(functools.partial(tokenizer_state, tokenizer, tx), make_mesh(), jax.random.key(0))
-  step = jax.jit(lambda s, x: tokenizer_step(tokenizer, tx, s, x, jax.random.key(1)), donate_argnums=0)
-  return state, step, Pictures(Source(), 8, 4, seed=3)
+  return (functools.partial(tokenizer_state, tokenizer, tx),
+          jax.jit(lambda s, x: tokenizer_step(tokenizer, tx, s, x, jax.random.key(1)), donate_argnums=0))
+
+
+def training(kind="l2", patterns=()):
+  """(fresh state, jitted step, batches)."""
+  new, step = programs(kind, patterns)
+  return create(new, make_mesh(), jax.random.key(0)), step, Pictures(Source(), 8, 4, seed=3)
 
 
 def same(a, b):
@@ -225,8 +231,8 @@ def test_load_image_tokenizer(tmp_path):
   image = load_image_tokenizer(tmp_path)
   assert (image.grid, image.downsampling, image.codebook_size) == ((2, 2), 4, 16)
   codes = image.encode(pixels)
-  np.testing.assert_array_equal(codes, tokenizer.encode(average, quantizer, pixels))
-  np.testing.assert_array_equal(image.decode(codes), tokenizer.decode(average, quantizer, codes))
+  np.testing.assert_array_equal(codes, jax.jit(tokenizer.encode)(average, quantizer, pixels))
+  np.testing.assert_array_equal(image.decode(codes), jax.jit(tokenizer.decode)(average, quantizer, codes))
   assert image.fingerprint == image_modality(tokenizer, average, quantizer, 8).fingerprint == load_image_tokenizer(tmp_path).fingerprint
   moved = jax.tree.map(lambda x: x, average)
   moved["painter"]["enter"]["bias"] = moved["painter"]["enter"]["bias"].at[0].add(1e-3)

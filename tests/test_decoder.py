@@ -35,10 +35,9 @@ def test_equal_axes_give_the_one_dimensional_rotary_embedding():
       assert turned[0, n, 0, pair + 6] == pytest.approx(b * np.cos(angle) + a * np.sin(angle), abs=1e-4)
 
 
-def logits(options, positions):
-  language = Language(options, 50, ())
-  ids = jnp.asarray(np.random.default_rng(1).integers(0, 50, positions.shape[:2]))
-  return language.model(language.init(jax.random.key(0)))(ids, positions, causal(*positions.shape[:2]))
+def started(language: Language, tx=None):
+  """Its weights, or the whole state of its training."""
+  return jax.jit(language.init if tx is None else lambda key: decoder_state(language, tx, key))(jax.random.key(0))
 
 
 def grid_positions(start: int):
@@ -48,16 +47,19 @@ def grid_positions(start: int):
 
 def test_positions_are_relative_but_a_pictures_places_are_not():
   """Moving a whole document changes nothing; giving its tokens other rows does."""
-  here, there = logits(OPTIONS, grid_positions(2)), logits(OPTIONS, grid_positions(9))
+  language = Language(OPTIONS, 50, ())
+  params, ids = started(language), np.random.default_rng(1).integers(0, 50, (1, 6))
+  logits = jax.jit(lambda positions: language.model(params)(ids, positions, causal(1, 6)))
+  here, there = logits(grid_positions(2)), logits(grid_positions(9))
   np.testing.assert_allclose(here, there, atol=1e-4)
   other = grid_positions(2).at[0, 5, 1].add(1)
-  assert np.abs(logits(OPTIONS, other)[0, 5] - here[0, 5]).max() > 1e-2
-  assert np.isfinite(logits(OPTIONS, grid_positions(2).at[0, 5, 1].add(500))).all()   # past the table: its last row
+  assert np.abs(logits(other)[0, 5] - here[0, 5]).max() > 1e-2
+  assert np.isfinite(logits(grid_positions(2).at[0, 5, 1].add(500))).all()   # past the table: its last row
 
 
 def test_no_grid_embedding_has_no_such_weights():
-  with_tables, without = (Language(dataclasses.replace(OPTIONS, grid_embedding=n), 50, ()).init(jax.random.key(0))
-                          for n in (8, 0))
+  with_tables, without = (jax.eval_shape(Language(dataclasses.replace(OPTIONS, grid_embedding=n), 50, ()).init,
+                                         jax.random.key(0)) for n in (8, 0))
   assert {"row", "column"} == set(with_tables) - set(without)
 
 
@@ -70,7 +72,7 @@ def test_unrolled_layers_are_the_same():
   def both(unroll):
     language = Language(dataclasses.replace(options, unroll=unroll), 100, ())
     out = lambda params: language.model(params)(ids, positions, rule)
-    return jax.value_and_grad(lambda params: (out(params) ** 2).mean())(language.init(jax.random.key(0)))
+    return jax.jit(jax.value_and_grad(lambda params: (out(params) ** 2).mean()))(started(language))
 
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), both(1), both(2))
 
@@ -84,7 +86,7 @@ def test_what_is_computed_again_is_the_same_and_not_kept(name):
 
   def both(name):
     language = Language(dataclasses.replace(options, remat=name), 100, ())
-    params = language.init(jax.random.key(0))
+    params = started(language)
     loss = lambda params: (language.model(params)(ids, positions, rule) ** 2).mean()
     compiled = jax.jit(jax.value_and_grad(loss)).lower(params).compile()
     return compiled(params), compiled.memory_analysis().temp_size_in_bytes
@@ -98,7 +100,7 @@ def test_know_codes_puts_near_codes_near_and_leaves_the_rest():
   """Among the embeddings and among the head's columns."""
   vocabulary = make_vocabulary({"text": 10, "image": 16}, {})
   language = Language(OPTIONS, vocabulary.size, ())
-  state = decoder_state(language, optimizer(c.Train()), jax.random.key(0))
+  state = started(language, optimizer(c.Train()))
   vectors = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
   vectors[0] *= 2       # so that its own part is small beside it
   vectors[1] = vectors[0] + 0.01
@@ -125,13 +127,13 @@ def test_gradients_of_tasks_add_up():
                 loss_weights=rng.random((2, length), np.float32), order=order, visible_from=order,
                 visible_until=np.full_like(order, 2**30), segment_ids=np.ones_like(order),
                 tasks=rng.integers(0, 2, (2, length)), positions=np.repeat(order[..., None], 3, -1).astype(np.float32))
-  state = decoder_state(language, tx, jax.random.key(0))
-  gram = np.asarray(gradient_products(language, state.params, batch))
-  grads = jax.grad(lambda p: language.loss(p, batch)[0])(state.params)
+  state = started(language, tx)
+  gram = np.asarray(jax.jit(lambda p: gradient_products(language, p, batch))(state.params))
+  grads = jax.jit(jax.grad(lambda p: language.loss(p, batch)[0]))(state.params)
   assert gram[:2, :2].sum() == pytest.approx(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)), rel=1e-4)
   assert not gram[2].any() and gram[0, 1] != 0
-  _, first = decoder_step(language, tx, state, batch, jax.random.key(1))
-  _, second = decoder_step(language, tx, state._replace(step=jnp.int32(1)), batch, jax.random.key(1))
+  step = jax.jit(lambda s: decoder_step(language, tx, s, batch, jax.random.key(1)))
+  (_, first), (_, second) = step(state), step(state._replace(step=jnp.int32(1)))
   assert first["gradient_norm/a/text"].value() == pytest.approx(gram[0, 0]**0.5, rel=1e-4)
   assert first["gradient_cosine/a/text b/text"].value() == pytest.approx(gram[0, 1] / (gram[0, 0] * gram[1, 1])**0.5, rel=1e-3)
   assert not any(float(second[name].count) for name in second if name.startswith(("gradient_norm/", "gradient_cosine/")))
@@ -143,14 +145,15 @@ def test_gradients_of_tasks_add_up():
 def test_padding_is_counted():
   """A Mean over all tokens, so that batches merge: 3 of 16, then 5 of 16."""
   language, tx = Language(OPTIONS, 50, ("text/text",)), optimizer(c.Train())
-  state, shares = decoder_state(language, tx, jax.random.key(0)), []
+  state, shares = started(language, tx), []
+  step = jax.jit(lambda s, b: decoder_step(language, tx, s, b, jax.random.key(1)))
   for count in (3, 5):
     rule = causal(2, 8)
     padding = jnp.arange(16).reshape(2, 8) >= 16 - count
     batch = Batch(inputs=rule.order, targets=rule.order, loss_weights=jnp.where(padding, 0.0, 1.0), order=rule.order,
                   visible_from=rule.visible_from, visible_until=rule.visible_until,
                   segment_ids=jnp.where(padding, 0, 1), tasks=0 * rule.order, positions=jnp.stack([rule.order] * 3, -1))
-    shares.append(decoder_step(language, tx, state, batch, jax.random.key(1))[1]["padding"])
+    shares.append(step(state, batch)[1]["padding"])
   assert [share.value() for share in shares] == [3 / 16, 5 / 16] and (shares[0] + shares[1]).value() == 8 / 32
 
 
@@ -162,7 +165,7 @@ def test_a_shape_that_cannot_be_built_is_named(change, word):
 
 def test_muon_orthogonalises_the_layers_and_leaves_the_rest_to_adamw():
   language = Language(OPTIONS, 50, ())
-  params = language.init(jax.random.key(0))
+  params = started(language)
   train = c.Train(optimizer="muon", learning_rate=1.0, warmup_steps=0, steps=10, weight_decay=0.0, clip=1e9)
   tx = optimizer(train)
   grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
@@ -188,7 +191,7 @@ def test_a_step_that_is_not_finite_changes_nothing(train):
   """A target of infinite weight, or a gradient alone that overflows (its loss is finite): bits stay, the number goes on."""
   language = Language(dataclasses.replace(OPTIONS, train=train), 50, ("a/text", "b/image"))
   tx, batch = optimizer(train), random_batch(2)
-  state = decoder_state(language, tx, jax.random.key(0))
+  state = started(language, tx)
   step = jax.jit(lambda s, b: decoder_step(language, tx, s, b, jax.random.key(1)))
   good, metrics = step(state, batch)
   assert metrics["skipped"] == 0 and (good.params["head"]["kernel"] != state.params["head"]["kernel"]).any()

@@ -34,7 +34,7 @@ KINDS = {name: dataclasses.replace(DENSE, modality_experts=name) for name in ("m
 
 def made(options, seed: int = 0):
   language = Language(options, IDS, ("a", "b"), image=IMAGE)
-  return language, language.init(jax.random.key(seed))
+  return language, jax.jit(language.init)(jax.random.key(seed))
 
 
 def paths(params) -> set[str]:
@@ -82,20 +82,25 @@ def test_products_are_those_of_the_chosen(form, tokens, skew):
     return sum(((choices == e) * weights).sum(-1, keepdims=True) * one for e, one in enumerate(every))
 
   ours = lambda x, weights, *kernels: swiglus(jnp.dtype("float32"), x, choices, weights, *kernels, form=form)
-  (one, back), (other, back_of_other) = (jax.vjp(f, x, weights, *kernels) for f in (jax.jit(ours), by_hand))
-  close(one, other)
+  def both(f, grad, *given):
+    out, back = jax.vjp(f, *given)
+    return out, back(grad)
+
   grad = jax.random.normal(jax.random.key(9), x.shape)
-  close(back(grad), back_of_other(grad), 1e-4)
+  (one, its), (other, other_its) = (jax.jit(functools.partial(both, f))(grad, x, weights, *kernels) for f in (ours, by_hand))
+  close(one, other)
+  close(its, other_its, 1e-4)
 
 
 def test_few_rows_are_computed_in_vain():
   """Slots beside the entries: a sixteenth at most, of many; the blocks are enough however uneven the choices."""
   for entries, experts in ((4096, 8), (32768, 64), (2048, 2)):
     size = block_size(entries, experts, "loop")
+    sorted_by = jax.jit(lambda choices: sort(choices, experts, size, entries))
     for choices in (np.arange(entries) % experts, np.zeros(entries, int), np.minimum(np.arange(entries), experts - 1)):
-      found = sort(jnp.asarray(choices)[:, None], experts, size, entries)
-      assert entries <= len(found.entry) <= entries * 17 / 16
-      assert sorted(found.entry[found.entry < entries].tolist()) == list(range(entries))
+      entry = np.asarray(sorted_by(choices[:, None]).entry)
+      assert entries <= len(entry) <= entries * 17 / 16
+      assert sorted(entry[entry < entries].tolist()) == list(range(entries))
 
 
 # ---- the layer
@@ -134,7 +139,7 @@ def test_alike_ones_are_the_dense_layer(options, count):
   batch = documents(8, 12, IDS)
   (dense, weights), (language, params) = made(DENSE), made(options)
   params = with_experts_of(weights, params, count)
-  want, grads = jax.value_and_grad(lambda p: dense.loss(p, batch)[0])(weights)
+  want, grads = jax.jit(jax.value_and_grad(lambda p: dense.loss(p, batch)[0]))(weights)
   for remat in ("none", "layer", "dots"):
     language, _ = made(dataclasses.replace(options, remat=remat, balance_loss=0.0))
     found, its = jax.jit(jax.value_and_grad(lambda p: language.loss(p, batch)[0]))(params)
@@ -152,6 +157,11 @@ def layer(key: int = 0, **changes):
   return module, jax.random.normal(jax.random.key(1), (2, 10, 16)), Tokens(jnp.ones((2, 10), bool))
 
 
+def run(module, x, tokens):
+  """module(x, tokens) in one program."""
+  return jax.jit(lambda x: module(x, tokens))(x)
+
+
 def every(module, x):
   """[b n e w]: each expert's SwiGLU of each token."""
   gate, up, down = (getattr(module, name).kernel[...] for name in ("gate", "up", "down"))
@@ -162,21 +172,21 @@ def every(module, x):
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_the_chosen_weighted_by_hand(k):
   module, x, tokens = layer(experts_per_token=k, shared_expert=0)
-  out, routed = module(x, tokens)
+  out, routed = run(module, x, tokens)
   p = np.asarray(jax.nn.softmax(module.router(x), -1))
   order = np.argsort(-p, -1)[..., :k]
   weights = np.take_along_axis(p, order, -1)
   weights = weights if k == 1 else weights / weights.sum(-1, keepdims=True)
-  taken = np.take_along_axis(np.asarray(every(module, x)), order[..., None], 2)
+  taken = np.take_along_axis(np.asarray(jax.jit(lambda x: every(module, x))(x)), order[..., None], 2)
   np.testing.assert_allclose(out, (taken * weights[..., None]).sum(2), atol=1e-5)
   share = np.stack([[(row == e).sum() for e in range(4)] for row in order.reshape(2, -1)]) / (10 * k)
   np.testing.assert_allclose(routed.balance, 4 * (share * p.mean(1)).sum(), rtol=1e-5)
   assert routed.wanted.tolist() == (share.sum(0) * 10 * k).round().tolist() and routed.dropped == 0
   shared, x, tokens = layer(experts_per_token=k)
-  out, _ = shared(x, tokens)
+  out, _ = run(shared, x, tokens)
   alone = shared.shared
   shared.shared = None
-  np.testing.assert_allclose(out, shared(x, tokens)[0] + alone(x), atol=1e-5)
+  np.testing.assert_allclose(out, run(shared, x, tokens)[0] + alone(x), atol=1e-5)
 
 
 def test_what_is_beyond_the_capacity_passes_through():
@@ -188,9 +198,9 @@ def test_what_is_beyond_the_capacity_passes_through():
   for capacity in (0.0, 1.0, 2.0):
     module, *_ = layer(shared_expert=0, expert_capacity=capacity)
     module.bias[...] = bias
-    outs[capacity], routed = module(x, tokens._replace(bounded=True))
+    outs[capacity], routed = run(module, x, tokens._replace(bounded=True))
     assert routed.wanted.tolist() == [20, 0, 20, 0] and routed.dropped == (20 if capacity == 1 else 0)
-    whole, _ = module(x, tokens)
+    whole, _ = run(module, x, tokens)
     np.testing.assert_allclose(whole, outs[0.0], atol=1e-6)
   np.testing.assert_allclose(outs[2.0], outs[0.0], atol=1e-6)
   np.testing.assert_allclose(outs[1.0][:, :5], outs[0.0][:, :5], atol=1e-6)
@@ -199,16 +209,16 @@ def test_what_is_beyond_the_capacity_passes_through():
   module, *_ = layer(shared_expert=0, expert_capacity=1.0)
   module.bias[...] = bias
   place = jnp.array([5, 6, 0, 1, 2, 7, 8, 9, 3, 4])
-  moved, _ = module(x[:, place], tokens._replace(bounded=True, place=place))
+  moved, _ = run(module, x[:, place], tokens._replace(bounded=True, place=place))
   np.testing.assert_allclose(moved, outs[1.0][:, place], atol=1e-6)
 
 
 def test_padding_goes_to_nobody():
   module, x, tokens = layer(shared_expert=0)
   real = jnp.arange(10) < jnp.array([[7], [0]])
-  out, routed = module(x, tokens._replace(real=real))
+  out, routed = run(module, x, tokens._replace(real=real))
   assert routed.wanted.sum() == 2 * 7 and not np.asarray(out)[~np.asarray(real)].any()
-  np.testing.assert_allclose(out[0, :7], module(x, tokens)[0][0, :7], atol=1e-6)
+  np.testing.assert_allclose(out[0, :7], run(module, x, tokens)[0][0, :7], atol=1e-6)
   assert np.isfinite(routed.balance)
 
 
@@ -217,7 +227,7 @@ def test_gradients_reach_the_router_and_the_chosen_alone(k):
   language, params = made(dataclasses.replace(SPARSE, experts_per_token=k, balance_loss=0.0))
   params["layers"]["experts"]["bias"] = params["layers"]["experts"]["bias"].at[:, 1].set(-9.0)
   batch = documents(8, 12, IDS)
-  grads = jax.grad(lambda p: language.loss(p, batch)[0])(params)["layers"]["experts"]
+  grads = jax.jit(jax.grad(lambda p: language.loss(p, batch)[0]))(params)["layers"]["experts"]
   assert not grads["bias"].any()
   for name in ("gate", "up", "down"):
     reached = np.abs(grads[name]["kernel"]).max((2, 3)) > 0
@@ -279,9 +289,9 @@ def test_bias_evens_a_skewed_router_though_all_else_is_frozen():
 def test_bias_stays_where_the_step_is_skipped():
   language, _ = made(dataclasses.replace(SPARSE, balance_bias=0.1))
   tx, batch = optimizer(TRAIN), documents(8, 12, IDS)
-  state = decoder_state(language, tx, jax.random.key(0))
+  state = jax.jit(lambda key: decoder_state(language, tx, key))(jax.random.key(0))
   bad = batch._replace(loss_weights=batch.loss_weights * np.nan)
-  after, metrics = decoder_step(language, tx, state, bad, jax.random.key(1))
+  after, metrics = jax.jit(lambda state: decoder_step(language, tx, state, bad, jax.random.key(1)))(state)
   assert metrics["skipped"] == 1
   jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
@@ -297,11 +307,12 @@ def test_cached_decoding_is_the_full_forward_pass(name):
   """First 5 tokens, then one, then three at a time; a capacity binds training alone."""
   language, params = made(EVERY[name])
   model, (ids, positions, rule) = language.model(params), given()
-  whole = model.hidden(ids, positions, rule)
-  cache, at = model.empty_cache(2, 12), 0
+  whole = np.asarray(jax.jit(model.hidden)(ids, positions, rule))
+  (cache, at), (ids, positions) = (model.empty_cache(2, 12), 0), map(np.asarray, (ids, positions))
+  extend = jax.jit(lambda ids, positions, some, cache, at: model.extend(ids, positions, some, cache, rule, at))
   for n in (5, 1, 3, 3):
-    part = lambda x: x[:, at:at + n]
-    found, cache = model.extend(part(ids), part(positions), Rule(*map(part, rule)), cache, rule, at)
+    part = lambda x: np.asarray(x)[:, at:at + n]
+    found, cache = extend(part(ids), part(positions), Rule(*map(part, rule)), cache, at)
     np.testing.assert_allclose(found, part(whole), atol=2e-5)
     at += n
 
@@ -313,12 +324,13 @@ def test_packed_documents_do_not_know_each_other(name):
   language, params = made(EVERY[name])
   model, (ids, positions, rule) = language.model(params), given(1, 12)
   parts = [(0, 7), (7, 12)]
-  alone = [model.hidden(ids[:, a:b], positions[:, :b - a], Rule(*(x[:, :b - a] for x in rule))) for a, b in parts]
+  hidden = jax.jit(model.hidden)
+  alone = [hidden(ids[:, a:b], positions[:, :b - a], Rule(*(x[:, :b - a] for x in rule))) for a, b in parts]
   join = lambda x: jnp.concatenate([x[:, :b - a] for a, b in parts] + [0 * x[:, :4]], 1)
   segments = jnp.array([[1] * 7 + [2] * 5 + [0] * 4])
   together = Rule(join(rule.order).at[:, 12:].set(-1), join(rule.visible_from).at[:, 12:].set(2**30),
                   join(rule.visible_until).at[:, 12:].set(-1), segments)
-  found = model.hidden(jnp.pad(ids, ((0, 0), (0, 4))), join(positions), together)
+  found = hidden(jnp.pad(ids, ((0, 0), (0, 4))), join(positions), together)
   np.testing.assert_allclose(found[:, :12], jnp.concatenate(alone, 1), atol=2e-5)
   assert np.isfinite(found).all()
 
@@ -368,15 +380,16 @@ def test_each_kind_has_its_own_weights(name):
   outputs = lambda params, ids: language.model(params).hidden(ids[None], positions, rule)
   pictures = jnp.asarray([8, 19, 26, 29, 12, 13, 14, 15, 16, 17, 18, 27])
   text = jnp.asarray([0, 7, 20, 25, 30, 31, 1, 2, 3, 4, 5, 6])
+  gradient = jax.jit(jax.grad(lambda p, row: (outputs(p, row) ** 3).sum()))
   for row, own in ((text, 0), (pictures, 1)):
-    grads = jax.grad(lambda p: (outputs(p, row) ** 3).sum())(params)
+    grads = jax.device_get(gradient(params, row))
     kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(grads["layers"])
                if "kinds" in path_name(path) or "mlp/" in path_name(path)]
     assert len(kernels) == (5 if name == "all" else 3)
     for kernel in kernels:
       assert (np.abs(kernel[:, own]).max((1, 2)) > 0).all() and not kernel[:, 1 - own].any()
   mixed = jnp.where(jnp.arange(12) < 6, pictures, text)
-  reach = jax.grad(lambda p: outputs(p, mixed)[0, -1, 0])(params)["embed"]["embedding"]
+  reach = jax.jit(jax.grad(lambda p: outputs(p, mixed)[0, -1, 0]))(params)["embed"]["embedding"]
   assert np.abs(reach[mixed[0]]).max() > 1e-6, "text sees the picture before it"
 
 

@@ -65,8 +65,9 @@ class Spiked(Numbers):
 SPIKES = dataclasses.replace(TRAIN, steps=12, save_every=3, log_every=1, spike_deviations=50.0, spike_window=3)
 
 
-@pytest.mark.parametrize("bad, left_out", [((8,), (7, 8)), ((9,), (7, 8, 9)), ((12,), (10, 11, 12)),
-                                           ((8, 10), (7, 8, 9, 10)), ((7,), (7,))])
+@pytest.mark.parametrize("bad, left_out", [
+    pytest.param((8,), (7, 8), marks=pytest.mark.slow), pytest.param((9,), (7, 8, 9), marks=pytest.mark.slow),
+    ((12,), (10, 11, 12)), ((8, 10), (7, 8, 9, 10)), ((7,), (7,))])
 def test_spike(tmp_path, capsys, bad, left_out):
   """The run ends as one without the batches since the checkpoint, also where a step is settled late or the spike comes
   again; a run stopped before or behind it does the same."""

@@ -41,10 +41,14 @@ def test_chunks_give_the_whole_loss(chunk):
     return tuple(one.reshape(3, 4) for one in cross_entropy((x.reshape(-1, 6) @ kernel), targets.reshape(-1)))
 
   in_chunks = lambda x, kernel: cross_entropy_in_chunks(x, kernel, targets, jnp.matmul, chunk)
-  (one, back), (other, back_of_other) = jax.vjp(whole, x, kernel), jax.vjp(in_chunks, x, kernel)
-  close(other, one)
+  def both(f, weights):
+    out, back = jax.vjp(f, x, kernel)
+    return out, back(weights)
+
   weights = tuple(jax.random.normal(jax.random.key(n), (3, 4)) for n in (7, 8))
-  close(back_of_other(weights), back(weights))
+  (one, back), (other, back_of_other) = (jax.jit(lambda weights, f=f: both(f, weights))(weights) for f in (whole, in_chunks))
+  close(other, one)
+  close(back_of_other, back)
 
 
 @pytest.mark.parametrize("books", [1, 3])
@@ -58,7 +62,7 @@ def test_the_decoders_loss_is_the_same_in_chunks(books, precision):
   def both(chunk):
     options = dataclasses.replace(OPTIONS, z_loss=0.1, loss_chunk=chunk)
     model = Language(options, 20 + 6 * (books - 1), ("a", "b"), PRECISIONS[precision], further)
-    return jax.jit(jax.value_and_grad(model.loss, has_aux=True))(model.init(jax.random.key(0)), batch)
+    return jax.jit(jax.value_and_grad(model.loss, has_aux=True))(jax.jit(model.init)(jax.random.key(0)), batch)
 
   close(both(7), both(0), 1e-5 if precision == "float32" else 2e-2)
 
@@ -82,7 +86,7 @@ def test_parts_make_the_step_of_the_whole(options):
   def step(parts):
     train = dataclasses.replace(OPTIONS.train, accumulate=parts)
     model, tx = Language(dataclasses.replace(OPTIONS, train=train, **options), 20, ("a", "b")), optimizer(train)
-    state = decoder_state(model, tx, jax.random.key(0))._replace(step=jnp.int32(1))
+    state = jax.jit(lambda key: decoder_state(model, tx, key))(jax.random.key(0))._replace(step=jnp.int32(1))
     state = state._replace(opt_state=jax.tree.map(lambda x: x + 1 if x.ndim == 0 else x, state.opt_state))
     return jax.jit(lambda s, b: decoder_step(model, tx, s, b, jax.random.key(1)))(state, batch)
 

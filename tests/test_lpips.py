@@ -108,15 +108,17 @@ def test_in_torch(weights):
 def test_as_a_loss(weights):
   """0 of equal pictures, symmetric; finite gradients, where no feature is left, too; weighted among the others."""
   one, other = pairs(16, 16)
-  assert (np.asarray(lpips(weights, one, one)) < 1e-12).all()
-  np.testing.assert_allclose(lpips(weights, one, other), lpips(weights, other, one), rtol=1e-6)
+  distance = jax.jit(lpips)
+  assert (np.asarray(distance(weights, one, one)) < 1e-12).all()
+  np.testing.assert_allclose(distance(weights, one, other), distance(weights, other, one), rtol=1e-6)
   dead = {name: value - 1e6 * name.endswith("bias") for name, value in weights.items()}
   gradient = jax.jit(jax.grad(lambda w, a, b: lpips(w, a, b).sum(), 1))
   assert np.isfinite(gradient(weights, one, other)).all() and np.abs(gradient(weights, one, other)).max() > 0
   assert np.isfinite(gradient(weights, one, one)).all() and not np.any(gradient(dead, one, other))
-  parts = picture_losses(one, other, c.PictureLosses(l1=1.0, perceptual=0.5), weights)
+  losses = c.PictureLosses(l1=1.0, perceptual=0.5)
+  parts = jax.jit(lambda w, a, b: picture_losses(a, b, losses, w))(weights, one, other)
   assert parts.keys() == {"l1", "l2", "perceptual"}
-  np.testing.assert_allclose(parts["perceptual"], 0.5 * np.mean(lpips(weights, one, other)), rtol=1e-6)
+  np.testing.assert_allclose(parts["perceptual"], 0.5 * np.mean(distance(weights, one, other)), rtol=1e-6)
 
 
 def test_reading(tmp_path, weights):

@@ -40,7 +40,7 @@ def kinds(tree) -> set[str]:
   return {leaf.sharding.memory_kind for leaf in jax.tree.leaves(tree) if leaf.ndim}
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_optimizer_in_the_hosts_memory(tmp_path, kind):
   """Stopped and resumed, too, and by a run that has it on the device again: bit for bit the same."""
   at_home = trained(tmp_path / "device", False, kind, 6)
@@ -66,7 +66,7 @@ def test_activations_in_the_hosts_memory(platform):
   """What the layers leave for the backward pass goes there and comes back; a CPU's memory is the host's."""
   def lowered(remat):
     model = Language(dataclasses.replace(OPTIONS, remat=remat), 64, ("a", "b"))
-    params = model.init(jax.random.key(0))
+    params = jax.eval_shape(model.init, jax.random.key(0))
     grad = jax.jit(jax.grad(lambda params: model.loss(params, BATCH)[0]))
     return grad.trace(params).lower(lowering_platforms=(platform,)).as_text()
   assert lowered("offload").count(HOST) >= 2 > lowered("dots").count(HOST)

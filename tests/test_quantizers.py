@@ -281,10 +281,12 @@ def test_books(kind):
   np.testing.assert_allclose(quantizer.lookup(params, state, quantized.codes, options), quantized.values, atol=1e-5)
   weights = jax.random.normal(jax.random.key(9), z.shape)
   through = lambda z: (quantizer.quantize(params, state, z, options).values * weights).sum()
-  np.testing.assert_allclose(jax.grad(through)(z), weights, atol=1e-5)
-  slopes = jax.grad(lambda p: sum(quantizer.quantize(p, state, z, options).losses.values()))(params)["codebook"]
-  _, new, _ = quantizer.update(params, state, z, quantized.codes, jnp.array(1), jax.random.key(3), options)
-  uses = np.stack([np.bincount(book, minlength=16) for book in quantized.codes.T])
+  np.testing.assert_allclose(jax.jit(jax.grad(through))(z), weights, atol=1e-5)
+  losses = lambda p: sum(quantizer.quantize(p, state, z, options).losses.values())
+  slopes = jax.jit(jax.grad(losses))(params)["codebook"]
+  update = jax.jit(quantizer.update, static_argnums=6)
+  _, new, _ = update(params, state, z, quantized.codes, jnp.array(1), jax.random.key(3), options)
+  uses = np.stack([np.bincount(book, minlength=16) for book in np.asarray(quantized.codes).T])
   np.testing.assert_allclose(new["counts"], 0.99 * state["counts"] + 0.01 * uses, rtol=1e-5)
   assert np.array_equal(jnp.abs(slopes).sum(-1) > 0, uses > 0), "every code that was used learns"
 
@@ -356,10 +358,10 @@ def test_fsq_is_a_bijection(levels):
   quantizer, every = QUANTIZERS["fsq"], jnp.arange(np.prod(levels))
   values = quantizer.lookup({}, {}, every, options)
   assert jnp.abs(values).max() <= 1
-  digits = values * (jnp.array(levels) // 2)
-  grid = jnp.linspace(-6, 6, 4001)[:, None] * jnp.ones(len(levels))
-  reach = _bound(grid, jnp.array(levels))
-  z = jnp.stack([grid[jnp.abs(reach[:, d, None] - digits[None, :, d]).argmin(0), d] for d in range(len(levels))], -1)
+  digits = np.asarray(values) * (np.array(levels) // 2)
+  grid = np.linspace(-6, 6, 4001, dtype=np.float32)[:, None] * np.ones(len(levels), np.float32)
+  reach = np.asarray(_bound(grid, jnp.array(levels)))
+  z = jnp.stack([grid[np.abs(reach[:, d, None] - digits[None, :, d]).argmin(0), d] for d in range(len(levels))], -1)
   quantized = quantizer.quantize({}, {}, z, options)
   np.testing.assert_array_equal(quantized.codes, every)
   np.testing.assert_allclose(quantized.values, values, atol=1e-5)

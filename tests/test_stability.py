@@ -1,5 +1,6 @@
 """Each switch of the decoder for stability by its formula, written out in numpy; cached = full with every one; the watch."""
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +29,18 @@ SWITCHES = {"default": {}, "sandwich": dict(norm="sandwich"), "swin": dict(norm=
 V = make_vocabulary({"text": 20, "image": 9}, {})
 
 
-def made(switches: dict):
+@functools.cache
+def made(name: str):
   """(Language, weights that are all random, the norms' scales too, and large enough for the caps to bite)."""
-  language = Language(dataclasses.replace(PLAIN, **switches), V.size, ("text/text", "text_to_image/image"))
-  params = language.init(jax.random.key(0))
-  paths, tree = jax.tree.flatten(params)
-  moved = [2 * x * jax.random.uniform(jax.random.key(n), x.shape, minval=0.5, maxval=2) for n, x in enumerate(paths)]
-  params = jax.tree.unflatten(tree, moved)
-  params["head"]["kernel"] = 10 * params["head"]["kernel"]
-  return language, params
+  language = Language(dataclasses.replace(PLAIN, **SWITCHES[name]), V.size, ("text/text", "text_to_image/image"))
+
+  def weights():
+    leaves, tree = jax.tree.flatten(language.init(jax.random.key(0)))
+    moved = [2 * x * jax.random.uniform(jax.random.key(n), x.shape, minval=0.5, maxval=2) for n, x in enumerate(leaves)]
+    params = jax.tree.unflatten(tree, moved)
+    return {**params, "head": {"kernel": 10 * params["head"]["kernel"]}}
+
+  return language, jax.jit(weights)()
 
 
 def rows(b: int, n: int) -> Rule:
@@ -91,12 +95,12 @@ def by_hand(o: c.Decoder, params, ids, keep=None) -> np.ndarray:
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_formula(name):
-  language, params = made(SWITCHES[name])
-  ids, positions, rule = given()
-  found = np.asarray(language.model(params)(ids, positions, rule))
+  language, params = made(name)
+  found = np.asarray(jax.jit(language.model(params))(*given()))
+  ids, *_ = given()
   for row in range(2):
     np.testing.assert_allclose(found[row], by_hand(language.options, params, ids[row]), atol=1e-3, rtol=1e-3)
-  others = {**params, "layers": {**made({})[1]["layers"], **params["layers"]}}
+  others = {**params, "layers": {**made("default")[1]["layers"], **params["layers"]}}
   differs = np.abs(found[0] - by_hand(PLAIN, others, ids[0])).max() > 1e-2
   assert differs == (name not in ("default", "pb_relax", "dropout"))
 
@@ -104,10 +108,10 @@ def test_formula(name):
 @pytest.mark.parametrize("name", SWITCHES)
 def test_cached_is_full(name):
   """Some tokens at once, then one by one, at every place the same as in one pass; nothing is dropped."""
-  language, params = made(SWITCHES[name])
+  language, params = made(name)
   ids, positions, rule = given()
   model = language.model(params)
-  want = np.asarray(model(ids, positions, rule))
+  want = np.asarray(jax.jit(model)(ids, positions, rule))
   cache, cut = model.empty_cache(2, 12), lambda x, at, n: jax.tree.map(lambda a: a[:, at:at + n], x)
   slots = Rule(*(jnp.pad(x, ((0, 0), (0, 3))) for x in rule))
   extend = jax.jit(lambda params, ids, positions, rule, cache, at: language.model(params).extend(
@@ -137,10 +141,14 @@ def test_scores_in_every_attention(kind, name):
     weights = jax.nn.softmax((scores - scores.max(-1, keepdims=True)) * score.relax, -1)
     return jnp.einsum("bhqk,bhkd->bqhd", weights, v)
 
-  (want, back), (got, gone) = (jax.vjp(f, q, k, v) for f in (printed, lambda *x: attend(*x, look(rule, kind), score)))
-  for a, b in zip((got, *gone(grad)), (want, *back(grad))):
+  def both(f):
+    out, back = jax.vjp(f, q, k, v)
+    return out, *back(grad)
+
+  scored = lambda *x: attend(*x, look(rule, kind), score)
+  for a, b in zip(jax.jit(lambda: both(scored))(), jax.jit(lambda: both(printed))()):
     np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3)
-  plain = attend(q, k, v, look(rule, kind))
+  got, plain = jax.jit(scored)(q, k, v), jax.jit(lambda *x: attend(*x, look(rule, kind)))(q, k, v)
   if score.softcap:
     assert np.abs(got - plain).max() > 0.1
   else:
@@ -154,11 +162,11 @@ def batch_of(b: int = 2, n: int = 9) -> Batch:
 
 def test_dropout():
   """In training by the key: what a layer adds is left out by its own mask of each sublayer; else nothing is."""
-  language, params = made(SWITCHES["dropout"])
+  language, params = made("dropout")
   ids, positions, rule = given()
   key = jax.random.key(8)
   model = language.model(params)
-  found = np.asarray(model.logits(model.hidden(ids, positions, rule, None, key)))
+  found = np.asarray(jax.jit(lambda key: model.logits(model.hidden(ids, positions, rule, None, key)))(key))
   keep = np.stack([[jax.random.bernoulli(one, 0.8, (18, 16)) / 0.8 for one in jax.random.split(layer)]
                    for layer in jax.random.split(key, 2)]).reshape(2, 2, 2, 9, 16)
   for row in range(2):
@@ -166,13 +174,14 @@ def test_dropout():
     np.testing.assert_allclose(found[row], want, atol=1e-3, rtol=1e-3)
   batch, loss = batch_of(), jax.jit(lambda key: language.loss(params, batch_of(), key)[0])
   assert loss(key) == loss(key) != loss(jax.random.key(9))
-  assert language.loss(params, batch)[0] == made({})[0].loss(params, batch)[0] != loss(key)
+  without = [float(jax.jit(one.loss)(params, batch)[0]) for one in (language, made("default")[0])]
+  assert without[0] == without[1] != loss(key)
   x = dropped(jnp.ones(10_000), 0.2, key)
   assert set(np.unique(x)) == {0.0, np.float32(1.25)} and float((x == 0).mean()) == pytest.approx(0.2, abs=0.02)
 
 
 def test_no_dropout_is_no_other_program():
-  language, params = made({})
+  language, params = made("default")
   trace = lambda *key: str(jax.make_jaxpr(lambda p, b: language.loss(p, b, *key))(params, batch_of()))
   assert trace(jax.random.key(0)) == trace() and "random" not in trace()
 
@@ -211,7 +220,7 @@ def test_watch():
   plain, watching = (Language(dataclasses.replace(PLAIN, attention_softcap=0.3, watch_every=n, train=train), V.size, tasks)
                      for n in (0, 2))
   tx = optimizer(train)
-  state = decoder_state(plain, tx, jax.random.key(0))._replace(params=made({})[1])
+  state = jax.jit(lambda key: decoder_state(plain, tx, key))(jax.random.key(0))._replace(params=made("default")[1])
   step = lambda model: jax.jit(lambda s: decoder_step(model, tx, s, batch, jax.random.key(1)))
   (want, rest), (after, found) = step(plain)(state), step(watching)(state)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after, want)
@@ -220,9 +229,10 @@ def test_watch():
   distance = optax.tree.norm(jax.tree.map(jnp.subtract, want.params, state.params))
   assert found["update_ratio"].value() == pytest.approx(float(distance / optax.tree.norm(state.params)), rel=1e-4)
   model = plain.model(state.params)
-  log_z = jax.nn.logsumexp(model(batch.inputs, batch.positions, rule_of(batch)), -1)
-  last, most = model.watched(batch.inputs, batch.positions, rule_of(batch))
-  np.testing.assert_allclose(model.norm(last), model.hidden(batch.inputs, batch.positions, rule_of(batch)), atol=1e-5)
+  given = batch.inputs, batch.positions, rule_of(batch)
+  log_z = jax.nn.logsumexp(jax.jit(model)(*given), -1)
+  last, most = jax.jit(model.watched)(*given)
+  np.testing.assert_allclose(model.norm(last), jax.jit(model.hidden)(*given), atol=1e-5)
   norms = (np.asarray(last) ** 2).sum(-1) ** 0.5
   for block, numbers in (("text", (0,)), ("image", (1, 2))):
     here = np.isin(batch.tasks, numbers) & (np.asarray(batch.loss_weights) > 0)
