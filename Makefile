@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ACCEL  ?=
 EXTRAS ?=
+JOBS   ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -12,15 +13,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 ALLOCATOR = GLIBC_TUNABLES=$${GLIBC_TUNABLES:+$$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1 \
   MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1
 
-.PHONY: help setup demo test test-slow clean
+.PHONY: help setup demo test test-slow allocator clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make setup      the environment, in $(VENV) (ACCEL=cuda|cuda13|tpu, EXTRAS=bench,tfds,tensorboard,wandb,'
 	@echo '                PYTHON=python3.13)'
 	@echo 'make demo       trains everything on drawn scenes in ten minutes: runs/demo/report/index.html'
-	@echo 'make test       the quick tests'
+	@echo 'make test       the quick tests, in JOBS=2 processes'
 	@echo 'make test-slow  the slow ones'
+	@echo 'make allocator  prints the settings of memory that `make demo` and the benchmarks of speed run under'
 	@echo 'make clean      removes build files and caches; $(VENV) and runs stay'
 
 # $(VENV)/unitok-setup says what was installed and is written last; $(VENV)/unitok-unfinished lies there meanwhile, and
@@ -63,11 +65,17 @@ demo: setup
 	@echo "allocator: $(ALLOCATOR)"
 	$(ALLOCATOR) $(VENV)/bin/python -m train.pipeline --config configs/scenes_demo.py --workdir runs/demo
 
+# A file's tests stay in one process. The quick ones compile small programs, which take longer to optimize than to run.
+TEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(VENV)/bin/python -m pytest -m 'not slow'
+	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(TEST) -m 'not slow'
 
 test-slow: setup
-	$(VENV)/bin/python -m pytest -m slow
+	$(TEST) -m slow
+
+allocator:
+	@echo "$(ALLOCATOR)"
 
 clean:
 	rm -rf build dist .cache .pytest_cache *.egg-info

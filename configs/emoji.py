@@ -31,7 +31,7 @@ def get_config() -> Config:
       text=Text(vocab_size=1_200, split_by_whitespace=False),
       image_tokenizer=ImageTokenizer(
           widths=(64, 128), blocks=(1, 2), patch=2,
-          quantizer=Quantizer(kind="l2", codebook_size=1_024, code_dim=8),
+          quantizer=Quantizer(kind="l2", codebook_size=1_024, code_dim=8, revive_below=0.05),
           train=Train(steps=8_000, batch_size=8, learning_rate=3e-3, warmup_steps=200, weight_decay=0.0,
                       ema_decay=0.998, log_every=100, save_every=4_000, sample_every=4_000)),
       decoder=Decoder(

@@ -68,7 +68,7 @@ def get_config() -> Config:
       text=Text(vocab_size=401, split_by_whitespace=False, max_captions=4_000),
       image_tokenizer=ImageTokenizer(
           widths=(128,), blocks=(2,), patch=6, encoder_kernel=1,
-          quantizer=Quantizer(kind="l2", codebook_size=512, code_dim=8),
+          quantizer=Quantizer(kind="l2", codebook_size=512, code_dim=8, revive_below=0.05),
           train=Train(steps=8_000, batch_size=8, learning_rate=4e-3, warmup_steps=100, weight_decay=0.0,
                       ema_decay=0.997, log_every=100, save_every=8_000, sample_every=2_000)),
       decoder=Decoder(

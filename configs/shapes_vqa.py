@@ -22,7 +22,7 @@ def get_config() -> Config:
       text=Text(vocab_size=360, split_by_whitespace=False),
       image_tokenizer=ImageTokenizer(
           widths=(64,), blocks=(2,), patch=8,
-          quantizer=Quantizer(kind="l2", codebook_size=256, code_dim=8),
+          quantizer=Quantizer(kind="l2", codebook_size=256, code_dim=8, revive_below=0.05),
           train=Train(steps=2_000, batch_size=8, learning_rate=3e-3, warmup_steps=100, weight_decay=0.0,
                       ema_decay=0.99, log_every=100, save_every=2_000, sample_every=2_000)),
       decoder=Decoder(

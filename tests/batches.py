@@ -1,4 +1,4 @@
-"""Packed rows of random ids, for tests of the training step."""
+"""Packed rows of random ids, for tests of the training step, and one batch for ever, for those of the loop."""
 import numpy as np
 
 from unitok.sequence import Batch
@@ -24,3 +24,22 @@ def with_books(batch: Batch, ids: int, books: int, size: int, seed: int = 0) -> 
                                     rng.integers(one.start, one.stop, batch.inputs.shape), -1)
                            for one in further], -1).astype(np.int32)
   return batch._replace(extra_codes=some(), extra_targets=some()), further
+
+
+class Same:
+  """One batch for ever."""
+
+  def __init__(self, batch):
+    self.batch = batch
+
+  def __next__(self):
+    return self.batch
+
+  def get_state(self):
+    return {}
+
+  def set_state(self, state):
+    pass
+
+  def close(self):
+    pass

@@ -8,7 +8,8 @@ from unitok.config import ImageTokenizer, Quantizer, Train
 from unitok.models.autoencoder import NETWORKS, check, to_pm1, to_u8
 from unitok.models.convnext import depth_to_space, depthwise, space_to_depth
 from unitok.models.quantizers import QUANTIZERS
-from unitok.optim import optimizer, path_name
+from unitok.optim import optimizer
+from unitok.sharding import path_name
 from unitok.steps import Tokenizer, tokenizer_state, tokenizer_step
 
 

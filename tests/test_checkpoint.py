@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from unitok.checkpoint import Checkpoints, load_meta, load_part, read_config
 from unitok.data.record import Record
 from unitok.optim import optimizer
 from unitok.run import check_vocabulary, fingerprint_of, image_modality, in_batches, load_image_tokenizer
-from unitok.sharding import check_batch, create, make_mesh, place_batch, rows_here, specs
+from unitok.sharding import check_batch, create, make_mesh, over_slices, place_batch, rows_here, specs
 from unitok.steps import Tokenizer, TrainState, tokenizer_state, tokenizer_step
 from unitok.vocab import make_vocabulary
 
@@ -235,7 +236,8 @@ def test_load_image_tokenizer(tmp_path):
 def test_fingerprints_stay():
   """A later version's options change no fingerprint where they are as before; that of this tokenizer was written down when
   there were neither networks nor losses. A network of another kind has another."""
-  one = c.ImageTokenizer(widths=(8,), blocks=(1,), patch=4, quantizer=c.Quantizer(kind="ema", codebook_size=16, code_dim=4))
+  quantizer = c.Quantizer(kind="ema", codebook_size=16, code_dim=4, revive_below=0.05)
+  one = c.ImageTokenizer(widths=(8,), blocks=(1,), patch=4, quantizer=quantizer)
   weights = {"a": np.arange(6, dtype=np.float32)}, {"codebook": np.ones((2, 2), np.float32), "counts": np.ones(2)}
   assert fingerprint_of(one, *weights) == "340655123ad776a0"
   assert fingerprint_of(dataclasses.replace(one, losses=c.PictureLosses(l1=1.0)), *weights) == "340655123ad776a0"
@@ -258,7 +260,7 @@ def test_in_batches():
 
 def test_one_device_is_a_mesh_of_one():
   mesh = make_mesh(c.Mesh())
-  assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "sequence": 1, "tensor": 1}
+  assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "expert": 1, "sequence": 1, "tensor": 1}
   state, _, batches = training()
   batches.close()
   for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(specs(state, mesh))):
@@ -268,16 +270,31 @@ def test_one_device_is_a_mesh_of_one():
 
 
 @pytest.mark.parametrize("mesh, message", [
-    (c.Mesh(data=1024), "data 1024 x fsdp 1 x sequence 1 x tensor 1 does not fill the"), (c.Mesh(fsdp=7919), "does not fill"),
+    (c.Mesh(data=1024), "data 1024 x fsdp 1 x expert 1 x sequence 1 x tensor 1 does not fill"),
+    (c.Mesh(fsdp=7919), "does not fill"),
     (c.Mesh(data=-1, fsdp=-1), "one of them may be -1"), (c.Mesh(tensor=0), "must be 1 or more")])
 def test_mesh_that_does_not_fit(mesh, message):
   with pytest.raises(ValueError, match=message):
     make_mesh(mesh)
 
 
+def test_slices_go_to_the_first_axes():
+  """Every device is there once; whoever differs in the other axes alone is in the same slice."""
+  device = lambda n: types.SimpleNamespace(id=n, slice_index=n % 4, process_index=n % 4, platform="gpu", device_kind="card")
+  devices = [device(n) for n in range(32)]
+  by_data = over_slices([8, 1, 2, 2], 4, devices)
+  assert by_data.shape == (8, 1, 2, 2) and {one.id for one in by_data.flat} == set(range(32))
+  for n, part in enumerate(by_data):
+    assert {one.slice_index for one in part.flat} == {n // 2}
+  by_both = over_slices([2, 8, 1, 2], 4, devices)      # two slices in a row of data, each half of fsdp
+  assert [[{one.slice_index for one in half.flat} for half in np.split(row, 2)] for row in by_both] == [[{0}, {1}], [{2}, {3}]]
+  with pytest.raises(ValueError, match="mesh: 3 x 1 x 1 x 1 does not divide over the 4 slices here; take a multiple of 4"):
+    over_slices([3, 1, 1, 1], 4, devices)
+
+
 def test_rules():
   """By the paths of a real decoder on a mesh of eight: moments lie where their parameters lie."""
-  mesh = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
+  mesh = jax.sharding.AbstractMesh((2, 2, 1, 2), ("data", "fsdp", "expert", "tensor"))
   shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
   params = {"embed": {"embedding": shape(10, 4)}, "layers": {"qkv": {"kernel": shape(3, 4, 8)}, "out": {"kernel": shape(3, 4, 4)},
             "mlp_norm": {"scale": shape(3, 4)}}, "head": {"kernel": shape(4, 9)}}

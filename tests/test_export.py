@@ -10,6 +10,7 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from unitok import config as c
+from unitok.models import experts, modality_experts
 from unitok.models.attention import ATTENTION, attend, look
 from unitok.models.precision import PRECISIONS
 from unitok.models.rule import Rule
@@ -61,6 +62,23 @@ def test_attention(kind, score, platform):
 def test_training_step(kind, platform):
   options = dataclasses.replace(OPTIONS, attention=kind)
   language, tx = Language(options, 100, ("a/text",), BFLOAT16), optimizer(options.train, None, jnp.bfloat16)
+  state = jax.eval_shape(functools.partial(decoder_state, language, tx), jax.random.key(0))
+  rule, ids = rows(2, 512), jnp.zeros((2, 512), jnp.int32)
+  batch = Batch(ids, ids, jnp.ones((2, 512)), *rule, tasks=ids, positions=jnp.zeros((2, 512, 3)))
+  program = exported(lambda s, b: decoder_step(language, tx, s, b, None)[0], platform, state, batch)
+  assert len(program.out_avals) == len(jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("switches", [dict(experts=8, shared_expert=64, balance_bias=0.001), dict(modality_experts="all")],
+                         ids=["experts", "modality_experts"])
+def test_training_step_with_experts(switches, platform, monkeypatch):
+  """In the form that cards take."""
+  for module in (experts, modality_experts):
+    monkeypatch.setattr(module, "form_here", lambda: "batch")
+  options = dataclasses.replace(OPTIONS, train=c.Train(), **switches)      # muon's layout constraints are not exported
+  language = Language(options, 100, ("a/text",), BFLOAT16, image=(range(50, 90),))
+  tx = optimizer(options.train, None, jnp.bfloat16)
   state = jax.eval_shape(functools.partial(decoder_state, language, tx), jax.random.key(0))
   rule, ids = rows(2, 512), jnp.zeros((2, 512), jnp.int32)
   batch = Batch(ids, ids, jnp.ones((2, 512)), *rule, tasks=ids, positions=jnp.zeros((2, 512, 3)))

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "run": ("config", "vocab", "modalities", *CORE, "checkpoint"),
     "model": tuple(name for name in ALL if name != "evaluation"),
     "evaluation": ("config", *SEQUENCES, *CORE, "metrics", "sampling", "modalities", "data", "run", "model"),
-    "plan": ("config", *SEQUENCES, "modalities", *CORE, "run"),
+    "plan": ("config", *SEQUENCES, *CORE, "run"),
     "commands": ALL,
     "cli": (*ALL, "commands"),
     "train": ALL,

@@ -14,8 +14,9 @@ from train.loop import fit
 from unitok import config as c
 from unitok.checkpoint import Checkpoints, load_part
 from unitok.metrics import Writers
-from unitok.optim import optimizer, path_name
+from unitok.optim import optimizer
 from unitok.run import read_vocabulary
+from unitok.sharding import path_name
 from unitok.steps import Language, TrainState, decoder_state
 from unitok.vocab import make_vocabulary
 

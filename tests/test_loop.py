@@ -74,7 +74,7 @@ def test_within(tmp_path, monkeypatch, capsys):
 
   mesh, timed = loop.make_mesh(), []
   state = lambda: TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(2)}, {"m": jnp.zeros(2)}, {"average": jnp.zeros(2)})
-  trial = lambda: (state(), lambda s, b: step_fn(s, b, jax.random.key(0)), (np.ones(2, np.float32) for _ in itertools.count()), mesh)
+  trial = lambda: (state(), step_fn, (np.ones(2, np.float32) for _ in itertools.count()), mesh)
   once, each = loop.seconds_a_step(*trial())
   assert 0 < each < once
   monkeypatch.setattr(loop, "seconds_a_step", lambda *a: timed.append(1) or (10.0, 0.5))

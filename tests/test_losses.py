@@ -105,7 +105,7 @@ def test_parts_hold_less():
 
 def test_what_cannot_be_divided_is_told():
   class Mesh:
-    shape = dict(data=2, fsdp=2, sequence=2, tensor=4)
+    shape = dict(data=2, fsdp=2, expert=1, sequence=2, tensor=4)
 
   with pytest.raises(ValueError, match=r"batch_size: 20 rows in 2 parts \(accumulate\) do not divide over data 2 x fsdp 2; "
                                        "take a multiple of 8, e.g. 16"):

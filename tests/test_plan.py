@@ -64,13 +64,21 @@ def test_tokenizer():
 
 
 def test_decoder():
-  """A longer row costs as many times more, and attention its square."""
+  """Of attention the pairs that a causal row sees; what is computed again counts in the step alone."""
   base = c.Config(decoder=c.Decoder(layers=1, width=8, heads=1, kv_heads=1, hidden=8, row_length=16, grid_embedding=0,
                                     tasks={"text_to_image": 1.0}), text=c.Text(vocab_size=300))
   found = decoder_plan(base)
   matrices = 8 * 24 + 8 * 8 + 8 * 16 + 8 * 8
   assert found["vocabulary"] == 300 + 512 + 64
-  assert found["flops_row"] == 2 * 16 * (matrices + 8 * found["vocabulary"]) + 2 * 2 * 16 * 16 * 8
+  pairs = 16 * 17 // 2                                                        # that a causal row sees
+  assert found["flops_row"] == 2 * 16 * (matrices + 8 * found["vocabulary"]) + 2 * 2 * pairs * 8
+  assert found["flops_token"] == 3 * found["flops_row"] // 16
+  assert found["flops_step"] == 32 * 3 * found["flops_row"]
+  train = dataclasses.replace(base.decoder.train, accumulate=4)
+  again = dataclasses.replace(base, decoder=dataclasses.replace(base.decoder, remat="layer", loss_chunk=24, train=train))
+  layer = 2 * 16 * (matrices - 8 * 8) + 2 * 2 * pairs * 8                     # nobody needs what the last product gave
+  head = 2 * 16 * 8 * found["vocabulary"]
+  assert decoder_plan(again)["flops_step"] == found["flops_step"] + 32 * (layer + head)
   assert found["parameters"] == matrices + 4 * 8 + 8 + 2 * 8 * found["vocabulary"]
 
 

@@ -114,15 +114,19 @@ def new_workdir(stage: str, folder: Path, tmp_path_factory) -> Path:
   return folder
 
 
-def start(stage: str, workdir: Path, count: int, *fields: str) -> list[subprocess.Popen]:
+def start(stage: str, workdir: Path, count: int, *fields: str, slurm: bool = False) -> list[subprocess.Popen]:
   """`count` processes that share eight devices; each says what it says in a file of its own."""
-  at, started = f"127.0.0.1:{port()}", []
+  free, started = port(), []
   for index in range(count):
-    several = ["--coordinator", at, "--processes", str(count), "--process", str(index)] if count > 1 else []
+    named = ["--coordinator", f"127.0.0.1:{free}", "--processes", str(count), "--process", str(index)]
+    several = ["--coordinator", "auto"] if slurm else named if count > 1 else []
+    # jax makes the port of the job's number
+    cluster = {"SLURM_JOB_ID": str(free), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count),
+               "SLURM_PROCID": str(index), "SLURM_LOCALID": "0"} if slurm else {}
     with (workdir / f"said_{count}_{index}.txt").open("a") as said:
       started.append(subprocess.Popen(
           [sys.executable, "-m", f"train.{stage}", "--workdir", str(workdir), *several, *fields], cwd=ROOT, stdout=said,
-          stderr=said, env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}"}))
+          stderr=said, env={**os.environ, **cluster, "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}"}))
   return started
 
 
@@ -194,20 +198,28 @@ def test_two_train_as_one(stage, one, tmp_path, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
-def test_others_go_on(before, after, one, tmp_path, tmp_path_factory):
+@pytest.mark.parametrize("stage, before, after", [("decoder", 2, 1), ("decoder", 1, 2), ("image_tokenizer", 2, 1)])
+def test_others_go_on(stage, before, after, one, tmp_path, tmp_path_factory):
   """A signal to one process stops all at the same step, saved; as many others go on with the same batches."""
-  workdir = new_workdir("decoder", tmp_path / "decoder", tmp_path_factory)
-  started, end = start("decoder", workdir, before), time.monotonic() + PATIENCE
-  while not any(path.name.isdigit() for path in (workdir / "decoder").glob("*")):
+  workdir = new_workdir(stage, tmp_path / stage, tmp_path_factory)
+  started, end = start(stage, workdir, before), time.monotonic() + PATIENCE
+  while not any(path.name.isdigit() for path in (workdir / stage).glob("*")):
     assert all(process.poll() is None for process in started) and time.monotonic() < end, said(workdir)
     time.sleep(0.002)
   started[-1].send_signal(signal.SIGTERM)
   finish(started, workdir, 143)
-  step = max(int(path.name) for path in (workdir / "decoder").glob("*") if path.name.isdigit())
-  assert 4 <= step < TRAIN.steps and f"decoder: stopped at step {step} of 12, saved in" in said(workdir)
-  finish(start("decoder", workdir, after), workdir)
-  check("decoder", workdir, one("decoder"))
+  step = max(int(path.name) for path in (workdir / stage).glob("*") if path.name.isdigit())
+  assert 4 <= step < TRAIN.steps and f"{stage}: stopped at step {step} of 12, saved in" in said(workdir)
+  finish(start(stage, workdir, after), workdir)
+  check(stage, workdir, one(stage))
+
+
+@pytest.mark.slow
+def test_a_cluster_names_them(one, tmp_path, tmp_path_factory):
+  """--coordinator auto, with what Slurm sets."""
+  workdir = new_workdir("image_tokenizer", tmp_path / "image_tokenizer", tmp_path_factory)
+  finish(start("image_tokenizer", workdir, 2, slurm=True), workdir)
+  check("image_tokenizer", workdir, one("image_tokenizer"))
 
 
 @pytest.mark.slow

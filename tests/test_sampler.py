@@ -31,7 +31,7 @@ GREEDY = Sampling(temperature=0.0)
 def language(layers: int = 2, sharpness: float = 30.0, **switches):
   """(Language, params) with random weights whose predictions are far from even."""
   options = c.Decoder(layers=layers, width=16, heads=2, kv_heads=1, hidden=16, rope_base=100.0, **switches)
-  model = Language(options, V.size, tuple(OBJECTIVES))
+  model = Language(options, V.size, tuple(OBJECTIVES), image=V.image)
   params = model.init(jax.random.key(5))
   params["head"]["kernel"] = params["head"]["kernel"] * sharpness
   return model, params
@@ -167,7 +167,8 @@ SWITCHED = dict(norm="sandwich", qk_norm=False, pb_relax=32.0, attention_softcap
 
 
 @pytest.mark.parametrize("kinds, switches", [
-    (SOME, {}), (tuple(OBJECTIVES), {}), (SOME, SWITCHED), (SOME, dict(norm="swin"))])
+    (SOME, {}), (tuple(OBJECTIVES), {}), (SOME, SWITCHED), (SOME, dict(norm="swin")),
+    (SOME, dict(experts=4, expert_hidden=8)), (SOME, dict(modality_experts="all"))])
 def test_cached_decoding_is_the_full_forward_pass(spy, kinds, switches):
   """Every logit drawn from equals that of one uncached pass over the finished document, and greedy is its argmax.
 

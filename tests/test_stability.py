@@ -70,11 +70,11 @@ def by_hand(o: c.Decoder, params, ids, keep=None) -> np.ndarray:
     before = lambda name, x: x if o.norm == "swin" else rms(x, p[name]["scale"])
     after = lambda name, x: x if o.norm == "pre" else rms(x, p[name]["scale"])
     kept = np.ones((2, 1, 1)) if keep is None else keep[layer]
-    qkv = (before("attention_norm", x) @ p["qkv"]["kernel"]).reshape(n, o.heads + 2 * o.kv_heads, d)
+    qkv = np.einsum("nw,wghd->nghd", before("attention_norm", x), p["qkv"]["kernel"])
     heads = []
     for head in range(o.heads):
-      group = head // (o.heads // o.kv_heads)
-      q, k, v = qkv[:, head], qkv[:, o.heads + group], qkv[:, o.heads + o.kv_heads + group]
+      group, one = divmod(head, o.heads // o.kv_heads)
+      q, k, v = qkv[:, group, one], qkv[:, group, -2], qkv[:, group, -1]
       if o.qk_norm:
         q, k = rms(q, p["query_norm"]["scale"]), rms(k, p["key_norm"]["scale"])
       scores = turned(q) @ turned(k).T / np.sqrt(d)
@@ -83,7 +83,7 @@ def by_hand(o: c.Decoder, params, ids, keep=None) -> np.ndarray:
       weights = np.exp(np.where(np.tri(n, dtype=bool), scores, -np.inf))
       heads.append(weights / weights.sum(-1, keepdims=True) @ v)
     x = x + kept[0] * after("attention_out_norm", np.concatenate(heads, 1) @ p["out"]["kernel"])
-    gate, up = np.split(before("mlp_norm", x) @ p["gate_up"]["kernel"], 2, -1)
+    gate, up = np.unstack(np.einsum("nw,wkh->knh", before("mlp_norm", x), p["gate_up"]["kernel"]))
     x = x + kept[1] * after("mlp_out_norm", (gate / (1 + np.exp(-gate)) * up) @ p["down"]["kernel"])
   logits = rms(x, params["norm"]["scale"]) @ params["head"]["kernel"]
   return o.logit_softcap * np.tanh(logits / o.logit_softcap) if o.logit_softcap else logits

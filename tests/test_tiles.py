@@ -10,8 +10,8 @@ from train.stage import open_workdir
 from unitok.cli import main
 from unitok.config import ImageTokenizer, Quantizer
 from unitok.modalities.image import ImageModality, windows
-from unitok.optim import path_name
 from unitok.run import image_modality
+from unitok.sharding import path_name
 from unitok.steps import Tokenizer
 
 SIDE = 4          # pixels a code

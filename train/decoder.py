@@ -17,6 +17,7 @@ from unitok.metrics import open_writers
 from unitok.modalities import location
 from unitok.models.precision import choose
 from unitok.optim import optimizer
+from unitok.plan.program import check_state
 from unitok.run import (check_vocabulary, code_vectors, load_decoder, load_decoder_weights, read_vocabulary,
                         with_steps)
 from unitok.sharding import check_batch, check_decoder, create, make_mesh, place, rows_here
@@ -66,7 +67,7 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
       fit(state=state, step_fn=functools.partial(decoder_step, model, tx), batches=documents, train=options.train,
           checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
           on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh,
-          meta={"vocabulary": vocabulary.fingerprint})
+          meta={"vocabulary": vocabulary.fingerprint}, device_gb=config.mesh.device_gb)
     finally:
       documents.close()
       writer.close()
@@ -78,20 +79,22 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
   check_decoder(options, vocabulary.size, mesh)
   folders = [epath.Path(folder) / "codes" / "train" for folder in (workdir, *options.also)]
   check_batch(options.train.batch_size, mesh, f"{STAGE}.train.batch_size", options.train.accumulate)
-  documents = batches([CodeShards(folder) for folder in folders], vocabulary, options, config.seed,
-                      rows=rows_here(mesh, options.train.batch_size))
   tasks, precision = tuple(task_names(options, vocabulary)), choose(config.compute_dtype)
-  model = Language(options, vocabulary.size, tasks, precision, vocabulary.further)
+  model = Language(options, vocabulary.size, tasks, precision, vocabulary.further, vocabulary.image)
   frozen, _ = frozen_part(config.init.frozen, jax.eval_shape(model.init, seed), STAGE)
   tx = optimizer(options.train, frozen, precision.products)
+  build = functools.partial(decoder_state, model, tx)
+  check_state(jax.eval_shape(build, seed), mesh, config.mesh, STAGE)
+  documents = batches([CodeShards(folder) for folder in folders], vocabulary, options, config.seed,
+                      rows=rows_here(mesh, options.train.batch_size))
   return seed, documents, model, tx, create(
-      functools.partial(decoder_state, model, tx), mesh, seed, zero1=config.mesh.zero1)
+      build, mesh, seed, zero1=config.mesh.zero1, offload=config.mesh.offload)
 
 
 def trial(config: Config, workdir, vocabulary: Vocabulary, mesh):
   """What `within` times."""
-  seed, documents, model, tx, state = new(config, workdir, vocabulary, mesh)
-  return state, lambda s, b: decoder_step(model, tx, s, b, seed), documents, mesh
+  _, documents, model, tx, state = new(config, workdir, vocabulary, mesh)
+  return state, functools.partial(decoder_step, model, tx), documents, mesh
 
 
 def start_from(state: TrainState, source, model: Language, vocabulary: Vocabulary) -> TrainState:

@@ -24,6 +24,7 @@ from unitok.metrics import Writers, open_writers, usage, uses
 from unitok.models.precision import choose
 from unitok.models.quantizers.codebook import update as count_uses
 from unitok.optim import frozen_mask, optimizer
+from unitok.plan.program import check_state
 from unitok.run import image_modality, kind_of, load_image_tokenizer, load_tokenizer_weights
 from unitok.sharding import check_batch, create, make_mesh, place, rows_here
 from unitok.steps import Tokenizer, TrainState, tokenizer_state, tokenizer_step
@@ -72,7 +73,9 @@ def learn(config: Config, workdir: epath.Path):
     if frozen and frozen.get("quantizer") and all(jax.tree.leaves(frozen["quantizer"])):
       tokenizer.quantizer = tokenizer.quantizer._replace(update=count_uses)
     tx = optimizer(options.train, frozen)
-    state = create(functools.partial(tokenizer_state, tokenizer, tx), mesh, seed, zero1=config.mesh.zero1)
+    build = functools.partial(tokenizer_state, tokenizer, tx)
+    check_state(jax.eval_shape(build, seed), mesh, config.mesh, STAGE)
+    state = create(build, mesh, seed, zero1=config.mesh.zero1, offload=config.mesh.offload)
     if whole and not config.init.source:
       raise ValueError(NOTHING_TO_FREEZE)
     if config.init.source and checkpoints.latest() is None:
@@ -102,7 +105,8 @@ def learn(config: Config, workdir: epath.Path):
       else:
         state = fit(state=state, step_fn=functools.partial(tokenizer_step, tokenizer, tx), batches=pictures,
                     train=options.train, checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
-                    on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh, given=given)
+                    on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh, given=given,
+                    device_gb=config.mesh.device_gb)
       extra = gathered(state.extra)
       if first():
         last_line(modality(tokenizer, extra, config), config, writer, options.train.steps, len(pictures.bad))

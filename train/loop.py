@@ -20,8 +20,9 @@ from unitok.checkpoint import Checkpoints
 from unitok.data.record import BadRecord
 from unitok.files import write_json
 from unitok.metrics import Mean, Writers
+from unitok.plan.program import check_fits, room, training
 from unitok.run import STEPS, read_steps
-from unitok.sharding import check_batch, make_mesh, place, place_batch, under
+from unitok.sharding import check_batch, make_mesh, place, place_batch
 
 
 class Interrupted(SystemExit):
@@ -37,7 +38,7 @@ class Interrupted(SystemExit):
 
 def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: Checkpoints, writer: Writers, key,
         examples_per_step: float, title: str, on_sample: Callable | None = None, mesh=None, meta: dict | None = None,
-        given: tuple = ()):
+        given: tuple = (), device_gb: float = 0.0):
   """Trains `state` up to step `train.steps`, from the newest checkpoint where there is one -> the last state.
 
   step_fn(state, batch, key, *given) -> (state, metrics): pure; the key is `key` folded with the step, metrics are
@@ -48,8 +49,9 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   of the batches goes on: what was learned up to there stays.
   After a spike (`train.spike_deviations`) the run is back at its newest checkpoint and goes on with the first batch that
   it has not learned from; what follows depends on no more than the checkpoint and that batch's place.
-  ValueError where more than `train.skip_at_most` steps in a row have no finite loss or are skipped, a weight is not
-  finite, or spikes lead back to one checkpoint again and again; no such weights are ever saved.
+  ValueError where the step needs more memory than a device has (`plan.program.room`, of which device_gb), naming the
+  largest batch that fits; where more than `train.skip_at_most` steps in a row have no finite loss or are skipped, a
+  weight is not finite, or spikes lead back to one checkpoint again and again; no such weights are ever saved.
   """
   mesh = make_mesh() if mesh is None else mesh
   config.check_train(train, f"{title}.train")
@@ -64,8 +66,7 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
   writer.resume(start)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
   places = jax.tree.map(lambda x: x.sharding, state)
-  advance = jax.jit(under(mesh, lambda s, batch, k, *more: step_fn(s, batch, jax.random.fold_in(k, s.step), *more)),
-                    donate_argnums=0, out_shardings=(places, None))
+  advance = training(step_fn, mesh, places)
   finite = jax.jit(lambda params: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
   meter = Meter(title, writer, start, train.steps, train.log_every, examples_per_step)
 
@@ -126,7 +127,10 @@ def fit(*, state, step_fn: Callable, batches, train: config.Train, checkpoints: 
           save(step)
           checkpoints.wait()
         raise
-      state, metrics = advance(state, place_batch(batch, mesh), key, *given)
+      rows = place_batch(batch, mesh)
+      if step == start:
+        check_fits(advance, state, rows, key, given, mesh, room(mesh, device_gb), title, train.accumulate)
+      state, metrics = advance(state, rows, key, *given)
       step += 1
       if pending and settle(pending):
         (state, step), pending, again = back(step - 1), None, batch
@@ -166,7 +170,7 @@ then (in the demo they are a tenth slower than the mean of the run)."""
 def within(seconds: float, options: config.Config, workdir, stage: str, trial: Callable) -> None:
   """Leaves in workdir/steps.json, for `with_steps`, how many of a stage's steps fit into so many seconds.
 
-  trial() -> (state, step_fn(state, batch), batches, mesh) is timed once in a run, so that one that goes on has the same
+  trial() -> (state, step_fn as in `fit`, batches, mesh) is timed once in a run, so that one that goes on has the same
   schedule. ValueError where not even one step fits.
   """
   train, kept, start = getattr(options, stage).train, read_steps(workdir), time.perf_counter()
@@ -187,13 +191,14 @@ def within(seconds: float, options: config.Config, workdir, stage: str, trial: C
 
 def seconds_a_step(state, step_fn: Callable, batches, mesh) -> tuple[float, float]:
   """(the first call with its compilation, mean of TIMED later ones with their input). `state` is used up."""
-  advance, state, start = jax.jit(under(mesh, step_fn), donate_argnums=0), place(state, mesh), time.perf_counter()
-  state, _ = jax.block_until_ready(advance(state, place_batch(next(batches), mesh)))
+  state, start = place(state, mesh), time.perf_counter()
+  advance, key = training(step_fn, mesh, jax.tree.map(lambda x: x.sharding, state)), jax.random.key(0)
+  state, _ = jax.block_until_ready(advance(state, place_batch(next(batches), mesh), key))
   compiled = time.perf_counter()
   for n in range(TIMED // 2 + TIMED):
     if n == TIMED // 2:
       begun = time.perf_counter()
-    state, metrics = advance(state, place_batch(next(batches), mesh))
+    state, metrics = advance(state, place_batch(next(batches), mesh), key)
     jax.block_until_ready(metrics)
   return compiled - start, (time.perf_counter() - begun) / TIMED
 

@@ -153,9 +153,18 @@ class Info(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Command):
-  """Tell what a config's training would cost: parameters, FLOPs of products and convolutions, bytes."""
+  """Tell what a config's training would cost: parameters, FLOPs of products and convolutions, bytes; with --mesh on so
+  many devices, with --chip in how much time."""
   config: Annotated[str, arg(metavar="FILE")]
   """Config file."""
+  mesh: Annotated[str, arg(metavar="AXIS=NUMBER,…")] = ""
+  """Devices that the stage's step is compiled for, e.g. data=8,fsdp=32,tensor=4; needs none of them."""
+  chip: Annotated[str, arg(metavar="NAME")] = ""
+  """v5e, v5p, v6e, a100, h100 or h200: time, share of its peak, and the largest batch that fits."""
+  stage: Literal["decoder", "image_tokenizer"] = "decoder"
+  """Which of them is planned on --mesh and --chip."""
+  tokens: float = 0.0
+  """Tokens of the decoder's training, e.g. 1e12; 0: the config's steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

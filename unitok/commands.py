@@ -130,19 +130,33 @@ def info(o) -> Said:
 def plan(o) -> Said:
   from unitok import plan as costs
   config = c.load(o.config)
-  data = {"image_tokenizer": costs.tokenizer_plan(config) or None, "decoder": costs.decoder_plan(config)}
-  rows = [(name, "nothing to train" if value is None else _amount(name, value)) for name, value in _flat(data)]
+  if o.tokens and not o.chip:
+    raise ValueError("--tokens: how long they take is told for a --chip; name one")
+  on_mesh = costs.mesh_plan(config, o.stage, o.mesh, o.chip, o.tokens) if o.mesh or o.chip else {}
+  data = {"image_tokenizer": costs.tokenizer_plan(config) or None, "decoder": costs.decoder_plan(config),
+          **({"on_mesh": {"stage": o.stage, "chip": o.chip or None, **on_mesh}} if on_mesh else {})}
+  rows = [(name, "nothing to train" if value is None and "." not in name else _amount(name, value))
+          for name, value in _flat(data)]
   return Said({"command": "plan", "config": o.config, "name": config.name, **data},
               [f"{name}\t{value}" for name, value in rows], ("", ""), rows)
 
 
-def _amount(name: str, value: int) -> str:
-  """1,234,567 parameters; "1.23 GFLOP", "45.1 MB" of what the last part of the name says."""
-  unit = {"flops": "FLOP", "bytes": "B"}.get(name.split(".")[-1].split("_")[0])
-  if not unit:
-    return f"{value:,}"
-  power = min((len(str(value)) - 1) // 3, 7)
-  return f"{value / 1000**power:.3g} {' kMGTPEZ'[power].strip()}{unit}"
+def _amount(name: str, value) -> str:
+  """1,234,567 parameters; "1.23 GFLOP", "45.1 MB", "1.2 s", "12 %" of what the name says."""
+  words = name.split(".")
+  unit = next((unit for word in words[-2:] for kind, unit in UNITS.items() if word.split("_")[0] == kind), "")
+  if isinstance(value, bool) or value is None or isinstance(value, str):
+    return {True: "yes", False: "no", None: "any"}.get(value, value)
+  if unit in ("FLOP", "B"):
+    power = min((len(str(int(value))) - 1) // 3, 8)
+    return f"{value / 1000**power:.3g} {' kMGTPEZY'[power].strip()}{unit}"
+  if unit == "%":
+    return f"{value:.1%}"
+  return (f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}") + unit
+
+
+UNITS = {"flops": "FLOP", "bytes": "B", "seconds": " s", "share": "%"}
+"""By the first word of a figure's name, or of the group's that it is in."""
 
 
 def describe(folder: str) -> dict[str, Any]:
@@ -157,7 +171,7 @@ def describe(folder: str) -> dict[str, Any]:
 
   def decoder():
     vocabulary = read_vocabulary(folder)
-    model = Language(config.decoder, vocabulary.size, (), further=vocabulary.further)
+    model = Language(config.decoder, vocabulary.size, (), further=vocabulary.further, image=vocabulary.image)
     return {"parameters": count(model.init), "tasks": config.decoder.tasks,
             "vocabulary": {block.name: block.size for block in vocabulary.blocks}}
 

@@ -185,8 +185,9 @@ class Quantizer:
   encoding and code (the rotation trick)."""
   decay: float = 0.99
   """Decay of the running code counts (and of ema's codebook)."""
-  revive_below: float = 0.05
-  """l2, vq, ema, residual, product: a code used less than this share of a uniform code's use is dead and moves."""
+  revive_below: float = 0.2
+  """l2, vq, ema, residual, product: a code used less than this share of a uniform code's use is dead and moves. Less (0.05)
+  where pictures are mostly alike (drawn on a plain ground) and rare codes hold what differs."""
   revive: Literal["far", "split"] = "far"
   """far: onto encodings far from any code; split: beside the most used codes."""
   revive_every: int = 20
@@ -311,13 +312,33 @@ class Decoder:
   kv_heads: int = 2
   hidden: int = 704
   """Width of the SwiGLU."""
+  experts: int = 0
+  """SwiGLUs of a layer, of which a router gives each token a few (mixture of experts); 0 or 1: the one that all go
+  through."""
+  experts_per_token: int = 2
+  """How many of them."""
+  expert_hidden: int = 0
+  """Width of each; 0: `hidden`."""
+  shared_expert: int = 0
+  """Width of one more that all tokens go through; 0: none."""
+  expert_capacity: float = 0.0
+  """Tokens of a row that an expert takes at most, as a multiple of its even share; a training step lets later ones pass
+  it by. From experts / experts_per_token on, and with 0 (no bound), none are."""
+  balance_loss: float = 0.01
+  """Weight of the loss that evens out the experts' work (Switch)."""
+  balance_bias: float = 0.0
+  """What a step adds to an expert's p, in choosing alone, where it has less work than the mean, or else takes away
+  (DeepSeek-V3: 0.001, of p that are 1 / experts on average here); 0: never."""
+  modality_experts: Literal["none", "mlp", "all"] = "none"
+  """Weights of their own for the tokens of pictures: none; mlp: the SwiGLU; all: those of queries, keys, values and
+  attention's output, too (CogVLM's visual expert, Mixture-of-Transformers)."""
   depth_hidden: int = 512
   """Width of the SwiGLU that predicts the further codes of a place, where it has several (quantizer.books)."""
   unroll: int = 1
   """Layers of the training step written out one after another: longer to compile, on a CPU up to 1.2 times faster."""
-  remat: Literal["none", "layer", "dots"] = "none"
+  remat: Literal["none", "layer", "dots", "offload"] = "none"
   """What a layer computes again in the backward pass, so that less is kept: none; layer: all of it; dots: all but its
-  matrix products with weights."""
+  matrix products with weights; offload: the same, and those wait in the host's memory."""
   loss_chunk: int = 0
   """Tokens of a device whose logits are held at a time, computed again in the backward pass: for large vocabularies. 0:
   all of them, which is faster."""
@@ -454,10 +475,17 @@ class Mesh:
   """Rows of a batch, and the weights with the optimizer's state (ZeRO-3)."""
   tensor: int = 1
   """Heads, the MLPs' width and the vocabulary."""
+  expert: int = 1
+  """Rows of a batch, and the decoder's experts."""
   sequence: int = 1
   """Tokens of a row."""
   zero1: bool = False
   """The optimizer's state lies over `data`, too, with the weights as they are (ZeRO-1)."""
+  offload: bool = False
+  """The optimizer's state waits in the host's memory and comes to the devices for its update alone (ZeRO-Offload)."""
+  device_gb: float = 0.0
+  """Memory of a device that a training may take, GB of 10^9 bytes: one that needs more ends before its first step, with
+  the largest batch that fits. 0: what the device has; on a CPU the machine's, shared by its devices."""
 
 
 @dataclass(frozen=True)

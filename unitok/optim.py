@@ -1,4 +1,5 @@
 """Schedules, the decay mask, the optimizer."""
+import math
 import re
 
 import jax
@@ -7,6 +8,7 @@ import optax
 
 from unitok.config import Train
 from unitok.models.precision import turned
+from unitok.sharding import path_name
 
 
 def schedule(train: Train):
@@ -14,10 +16,6 @@ def schedule(train: Train):
   warmup = min(train.warmup_steps, max(train.steps - 1, 0))
   return optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, warmup, max(train.steps, warmup + 1),
                                             train.learning_rate * train.final_share)
-
-
-def path_name(path) -> str:
-  return "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path)
 
 
 def decay_mask(params):
@@ -42,32 +40,40 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalized(x, dtype=jnp.float32, steps: int = 4):
-  """U Vᵀ of x = U S Vᵀ, nearly, for each matrix of f32[n in out], by Newton-Schulz steps whose factors have `dtype`."""
+  """U Vᵀ of x = U S Vᵀ, nearly, for each matrix of f32[… in out], by Newton-Schulz steps whose factors have `dtype`."""
   def times(how, a, b):
     return jnp.einsum(how, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
 
-  tall, (one, three, five) = x.shape[1] > x.shape[2], NEWTON_SCHULZ
+  tall, (one, three, five) = x.shape[-2] > x.shape[-1], NEWTON_SCHULZ
   y = turned(x) if tall else x
-  y = y / (jnp.linalg.norm(y, axis=(1, 2), keepdims=True) + 1e-8)
+  y = y / (jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + 1e-8)
   for _ in range(steps):
-    square = times("nik,njk->nij", y, y)
-    y = one * y + times("nij,njk->nik", three * square + five * times("nij,njk->nik", square, square), y)
-  return y.swapaxes(1, 2) if tall else y
+    square = times("...ik,...jk->...ij", y, y)
+    y = one * y + times("...ij,...jk->...ik", three * square + five * times("...ij,...jk->...ik", square, square), y)
+  return y.swapaxes(-2, -1) if tall else y
 
 
 def _muon(dtype) -> optax.GradientTransformation:
-  """Orthogonalised Nesterov momentum (Jordan 2024) of stacked matrices [n in out]; scaled to a root mean square of 0.2,
+  """Orthogonalised Nesterov momentum (Jordan 2024) of stacked matrices [… in out]; scaled to a root mean square of 0.2,
   as AdamW's updates have (Liu 2025, 2502.16982), so that one learning rate serves both."""
-  def one(momentum):
-    return orthogonalized(momentum, dtype) * 0.2 * max(momentum.shape[1:])**0.5
+  def one(path, momentum):
+    x = momentum.reshape(*_matrix(path_name(path), momentum.shape))
+    return (orthogonalized(x, dtype) * 0.2 * max(x.shape[-2:])**0.5).reshape(momentum.shape)
 
-  return optax.chain(optax.trace(0.95, nesterov=True), optax.stateless(lambda updates, _: jax.tree.map(one, updates)))
+  turn = lambda updates, _: jax.tree_util.tree_map_with_path(one, updates)
+  return optax.chain(optax.trace(0.95, nesterov=True), optax.stateless(turn))
+
+
+def _matrix(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape [n … in out] of a layers' stacked kernel [n in …], [n e in out] of one of experts or modality experts."""
+  kept = 3 if re.search(r"/(experts/(gate|up|down)|mlp/(gate|up|down)|kinds)/kernel$", name) else 2
+  return *shape[:kept], math.prod(shape[kept:])
 
 
 def _movers(params):
-  """Which leaves Muon moves: the layers' stacked kernels [n in out]; AdamW the others."""
-  labels = jax.tree_util.tree_map_with_path(
-      lambda path, leaf: "muon" if leaf.ndim == 3 and path_name(path).endswith("kernel") else "adamw", params)
+  """Which leaves Muon moves: the layers' stacked kernels, their experts' too; AdamW the others."""
+  moves = lambda name: name.startswith("layers/") and name.endswith("kernel")
+  labels = jax.tree_util.tree_map_with_path(lambda path, _: "muon" if moves(path_name(path)) else "adamw", params)
   if "muon" not in jax.tree.leaves(labels):
     raise ValueError("train.optimizer: muon moves the decoder's stacked layers, and there are none here; take adamw")
   return labels

@@ -216,7 +216,8 @@ def load_decoder(workdir) -> LoadedDecoder:
   ValueError where there is none, or vocab.json is not the vocabulary of the checkpoint.
   """
   config, vocabulary = read_config(workdir), read_vocabulary(workdir)
-  model = Language(config.decoder, vocabulary.size, (), choose(config.compute_dtype), vocabulary.further)
+  model = Language(config.decoder, vocabulary.size, (), choose(config.compute_dtype), vocabulary.further,
+                   vocabulary.image)
   params, step = load_decoder_weights(workdir, model, vocabulary)
   return LoadedDecoder(model, params, vocabulary, config, step)
 

@@ -12,6 +12,7 @@ from unitok.metrics import Mean, usage
 from unitok.models.adversary import Adversary
 from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
 from unitok.models.decoder import Decoder
+from unitok.models.experts import balanced as balanced_experts
 from unitok.models.precision import FLOAT32, Precision
 from unitok.models.ring_attention import balanced
 from unitok.models.rule import Rule, rule_of
@@ -149,16 +150,16 @@ def tokenizer_step(tokenizer: Tokenizer, tx, state: TrainState, pixels, key, per
 # ---- decoder
 
 class Language:
-  """Pure functions of one decoder, closed over the config. further: `Vocabulary.further`."""
+  """Pure functions of one decoder, closed over the config. further, image: `Vocabulary.further`, `Vocabulary.image`."""
 
   def __init__(self, options: c.Decoder, vocabulary_size: int, tasks: tuple[str, ...],
-               precision: Precision = FLOAT32, further: tuple[range, ...] = ()):
+               precision: Precision = FLOAT32, further: tuple[range, ...] = (), image: tuple[range, ...] = ()):
     self.options, self.vocabulary_size, self.tasks, self.precision = options, vocabulary_size, tasks, precision
-    self.further = further
+    self.further, self.image = further, image
     self.graph = nnx.graphdef(nnx.eval_shape(self._new, jax.random.key(0)))
 
   def _new(self, key) -> Decoder:
-    return Decoder(self.options, self.vocabulary_size, self.precision, nnx.Rngs(key), self.further)
+    return Decoder(self.options, self.vocabulary_size, self.precision, nnx.Rngs(key), self.further, self.image)
 
   def init(self, key):
     return nnx.to_pure_dict(nnx.state(self._new(key), nnx.Param))
@@ -168,27 +169,42 @@ class Language:
 
   def loss(self, params, batch, key=None, total=None):
     """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task). key: of the dropout, None drops nothing; total: the
-    sum of all loss weights, where this is a part of a larger batch, whose loss is the sum of its parts'.
+    sum of all loss weights, where this is one of train.accumulate parts of a batch, whose loss is the sum of its parts'.
 
     The nats of a place with several codes are the mean over them, so that a picture weighs beside a text what its
     places do, however many books they have.
     """
+    loss, (tasks, _) = self.routed(params, batch, key, total)
+    return loss, tasks
+
+  def routed(self, params, batch, key=None, total=None):
+    """`loss` with what experts did: (loss, (Mean of nats by task, Routed of each layer or None))."""
+    place = None
     if devices("sequence") > 1:
-      batch = balanced(batch, devices("sequence"))
-    nats, squares = self.nats(params, batch, key)
+      batch, place = balanced((batch, jnp.arange(batch.inputs.shape[1])[None]), devices("sequence"))
+      place = place[0]
+    nats, squares, routed = self._nats(params, batch, key, place)
     weights = batch.loss_weights.reshape(-1)
     tasks = by_task(nats, weights, batch.tasks.reshape(-1), len(self.tasks))
-    return weighted(nats, squares, weights, self.options.z_loss, total), tasks
+    loss = weighted(nats, squares, weights, self.options.z_loss, total)
+    if routed is not None:
+      rows = batch.inputs.shape[0] * (1 if total is None else self.options.train.accumulate)
+      loss = loss + self.options.balance_loss * routed.balance.mean() / rows
+    return loss, (tasks, routed)
 
   def nats(self, params, batch, key=None):
     """(nats, log²Z), f32[b·l] each, of every target: means over its codes."""
+    return self._nats(params, batch, key)[:2]
+
+  def _nats(self, params, batch, key=None, place=None):
+    """(nats, log²Z, Routed or None)."""
     model = self.model(params)
-    hidden = model.hidden(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes, key)
+    hidden, routed = model.trained(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes, key, place)
     nats, log_z, there = self.of_books(model, hidden, batch.targets, batch.extra_targets)
     if not self.further:
-      return nats[0], log_z[0] ** 2
+      return nats[0], log_z[0] ** 2, routed
     mean = lambda x: (x * there).sum(0) / there.sum(0)
-    return mean(nats), mean(log_z**2)
+    return mean(nats), mean(log_z**2), routed
 
   def log_p(self, params, fields: dict):
     """f32[b l]: log p of each target, all codes of a place together; fields: of a Batch, by name."""
@@ -249,15 +265,19 @@ def know_codes(state: TrainState, ids, vectors, key) -> TrainState:
 def decoder_step(model: Language, tx, state: TrainState, batch, key):
   """One update on a packed batch -> (state, metrics); `loss/TASK` and `padding` (share of the tokens) are Means.
 
-  Where the loss or a gradient is not finite nothing is updated and `skipped` is 1.
+  Where the loss or a gradient is not finite nothing is updated and `skipped` is 1. With experts also: `balance_loss`
+  before its weight (1: even), `expert_load`, the entries of the one with most over the mean, and `expert_dropped`, a
+  share.
   """
   parts = model.options.train.accumulate
   total = batch.loss_weights.sum() if parts > 1 else None
   dropping = lambda n: jax.random.fold_in(key, n) if model.options.dropout else None
-  (loss, tasks), grads = summed(lambda part, n: jax.value_and_grad(model.loss, has_aux=True)(
+  (loss, (tasks, routed)), grads = summed(lambda part, n: jax.value_and_grad(model.routed, has_aux=True)(
       state.params, part, dropping(n), total), batch, parts)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
+  if routed is not None and model.options.balance_bias:
+    params = balanced_experts(params, routed.wanted, model.options.balance_bias)
   average = averaged(state.extra["average"], params, model.options.train.ema_decay, state.step)
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss + norm)
@@ -266,6 +286,10 @@ def decoder_step(model: Language, tx, state: TrainState, batch, key):
              "padding": Mean.of((batch.segment_ids == 0).astype(jnp.float32)),
              **{f"loss/{name}": Mean(tasks.total[n], tasks.count[n]) for n, name in enumerate(model.tasks)},
              **{f"share/{name}": Mean(tasks.count[n], tasks.count.sum()) for n, name in enumerate(model.tasks)}}
+  if routed is not None:
+    most = (routed.wanted.max(-1) / jnp.maximum(routed.wanted.mean(-1), 1e-9)).mean()
+    metrics |= {"balance_loss": Mean(routed.balance.mean(), jnp.float32(batch.inputs.shape[0])), "expert_load": most,
+                "expert_dropped": Mean(routed.dropped.sum(), routed.wanted.sum())}
   if model.options.gradients_every:
     metrics |= conflict(model, state, batch)
   if model.options.watch_every:

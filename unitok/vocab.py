@@ -99,6 +99,11 @@ class Vocabulary:
     return tuple(self.block(name).ranges[0] for name in names if name in self._by_name)
 
   @property
+  def image(self) -> tuple[range, ...]:
+    """The ids of the block "image"; () where there is none."""
+    return self.block("image").ranges if "image" in self._by_name else ()
+
+  @property
   def books(self) -> int:
     """Codes that a place of a picture has."""
     return 1 + len(self.further)

@@ -6,33 +6,30 @@ float32, loss and gradients of x [8 512 256] and of the head's kernel [256 65536
 memory is what the compiler plans for temporary arrays, which the gradients themselves are not; the time is the median of
 rounds in which both are called in turn.
 """
-import argparse
 import json
 import statistics
 import time
 
 import jax
 import jax.numpy as jnp
+import tyro
 
 from unitok.losses import cross_entropy, cross_entropy_in_chunks, weighted
 
 ROWS, TOKENS, WIDTH, IDS, Z_LOSS = 8, 512, 256, 65_536, 1e-4
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--chunk", type=int, default=512, help="tokens")
-  parser.add_argument("--rounds", type=int, default=3)
-  options = parser.parse_args()
+def measured(chunk: int = 512, rounds: int = 3, vocabulary: int = IDS) -> dict[str, float]:
+  """The ratios of memory and of speed, chunks of so many tokens against the whole."""
   keys = jax.random.split(jax.random.key(0), 3)
-  arrays = (jax.random.normal(keys[0], (ROWS, TOKENS, WIDTH)), 0.02 * jax.random.normal(keys[1], (WIDTH, IDS)),
-            jax.random.randint(keys[2], (ROWS, TOKENS), 0, IDS))
+  arrays = (jax.random.normal(keys[0], (ROWS, TOKENS, WIDTH)), 0.02 * jax.random.normal(keys[1], (WIDTH, vocabulary)),
+            jax.random.randint(keys[2], (ROWS, TOKENS), 0, vocabulary))
 
   def whole(x, kernel, targets):
     return cross_entropy(x.reshape(-1, WIDTH) @ kernel, targets.reshape(-1))
 
   def in_chunks(x, kernel, targets):
-    return cross_entropy_in_chunks(x, kernel, targets, jnp.matmul, options.chunk)
+    return cross_entropy_in_chunks(x, kernel, targets, jnp.matmul, chunk)
 
   def compiled(function):
     def loss(*arrays):
@@ -42,7 +39,7 @@ def main():
 
   programs = {"whole": compiled(whole), "in chunks": compiled(in_chunks)}
   times = {name: [] for name in programs}
-  for number in range(options.rounds + 1):
+  for number in range(rounds + 1):
     for name, run in programs.items():
       start = time.perf_counter()
       loss = jax.block_until_ready(run(*arrays))[0]
@@ -54,9 +51,14 @@ def main():
   seconds = {name: statistics.median(some) for name, some in times.items()}
   for name in programs:
     print(f"{name}: {held[name] / 2**20:,.0f} MiB of temporary arrays, {seconds[name]:.2f} s")
-  print(json.dumps({"loss_memory_ratio": held["in chunks"] / held["whole"],
-                    "loss_speed_ratio": seconds["whole"] / seconds["in chunks"], "chunk": options.chunk}))
+  return {"loss_memory_ratio": held["in chunks"] / held["whole"],
+          "loss_speed_ratio": seconds["whole"] / seconds["in chunks"], "chunk": chunk}
+
+
+def main(chunk: int = 512, rounds: int = 3):
+  """chunk: tokens."""
+  print(json.dumps(measured(chunk, rounds)))
 
 
 if __name__ == "__main__":
-  main()
+  tyro.cli(main, description=__doc__)

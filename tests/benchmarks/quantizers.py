@@ -3,7 +3,7 @@
     python -m tests.benchmarks.quantizers --data ../shared/data/emoji ../shared/data/photos --out runs/quantizers.json
 
 The same autoencoder (32x32 pictures, 64 codes each), data, batches, seed and steps for each kind and codebook size;
-fsq has levels with about that product. `plain` is vq as it was first: its codes start as vectors of the data, and none
+fsq has levels with that product. `plain` is vq as it was first: its codes start as vectors of the data, and none
 is revived; at 4,096 it is trained at each of `--plain-rates`, and the best PSNR counts. All others have `--rate`.
 Figures are over the validation split, usage also over the training pictures. The speed is of the training step alone,
 the median over steps.
@@ -47,7 +47,7 @@ from unitok.optim import optimizer
 from unitok.run import image_modality
 from unitok.steps import Tokenizer, tokenizer_state, tokenizer_step
 
-LEVELS = {512: (8, 8, 8), 4096: (8, 8, 8, 8), 16384: (8, 8, 8, 6, 5)}
+LEVELS = {512: (8, 8, 8), 4096: (8, 8, 8, 8), 16384: (8, 8, 8, 8, 4)}
 DIMS = {"simvq": 64, "ema": 64, "vq": 64, "ibq": 64, "residual": 64, "product": 48}
 """Numbers a code, 8 for the others, as their papers have them."""
 BOOKS = {512: (3, 8), 4096: (2, 64), 16384: (2, 128)}
@@ -63,7 +63,7 @@ def options(kind: str, size: int, steps: int, rate: float, batch_size: int) -> c
   quantizer = c.Quantizer(kind=name, codebook_size=size, code_dim=DIMS.get(name, 8), levels=LEVELS.get(size, ()),
                           **more)
   return c.ImageTokenizer(
-      widths=(128,), blocks=(3,), patch=4, quantizer=quantizer,
+      widths=(96,), blocks=(2,), patch=4, quantizer=quantizer,
       train=c.Train(steps=steps, batch_size=batch_size, learning_rate=rate, warmup_steps=min(100, steps // 10),
                     weight_decay=0.0, ema_decay=0.99))
 

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from unitok import config as c
 from unitok.checkpoint import Checkpoints
 from unitok.files import write_json
-from unitok.optim import path_name
+from unitok.sharding import path_name
 from unitok.steps import Tokenizer, TrainState
 
 Rules = tuple[tuple[str, str], ...]

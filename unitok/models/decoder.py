@@ -4,22 +4,24 @@ Layers are stacked and scanned in training, so that compile time does not grow w
 decoding runs them one after another on its own slices of the cache.
 """
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unitok.models import experts, modality_experts
 from unitok.models.attention import Mask, attend, largest, look, rotate, rotation
+from unitok.models.experts import Experts, Tokens, fan_in, gated
 from unitok.models.precision import Precision, linear
 from unitok.models.rule import Rule, visible
 from unitok.models.scores import Scores
-from unitok.sharding import constrain
+from unitok.sharding import HOST, constrain
 
 
-def _linear(into: int, out: int, precision: Precision, rngs, scale: float = 1.0):
-  return linear(into, out, precision, rngs,
-                kernel_init=nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal"))
+def _linear(into: int, out: int | tuple[int, ...], precision: Precision, rngs, scale: float = 1.0):
+  return linear(into, out, precision, rngs, kernel_init=fan_in(scale))
 
 
 def _normed(norm: nnx.RMSNorm | None, x):
@@ -37,42 +39,66 @@ class Layer(nnx.Module):
   """x + f(x) of attention f, then of a SwiGLU (Shazeer 2020, 2002.05202), where RMSNorm stands as options.norm says:
 
   pre: x + f(norm(x)); sandwich: x + norm(f(norm(x))) (CogView, 2105.13290); swin: x + norm(f(x)) (Swin v2, 2111.09883,
-  and Chameleon 34B, 2405.09818). Dropout, where a key is given, is of what is added to x (Chameleon).
+  and Chameleon 34B, 2405.09818). Dropout, where a key is given, is of what is added to x (Chameleon). In the SwiGLU's
+  place may be several, of which a router chooses (`experts`); pictures' tokens may have their own (`modality_experts`).
   """
 
   def __init__(self, options, precision: Precision, rngs: nnx.Rngs):
     dtype = precision.activations
     width, hidden, scale = options.width, options.hidden, 1.0 / options.layers
     self.heads, self.kv_heads, self.dim = options.heads, options.kv_heads, width // options.heads
+    self.apart, self.routed = options.modality_experts, options.experts > 1
     self.dropout, before, after = options.dropout, options.norm != "swin", options.norm != "pre"
     new_norm = lambda there, size=width: nnx.RMSNorm(size, dtype=dtype, rngs=rngs) if there else None
     self.attention_norm = new_norm(before)
-    self.qkv = _linear(width, (self.heads + 2 * self.kv_heads) * self.dim, precision, rngs)
+    # a key head's queries, its keys and its values side by side: devices along `tensor` have whole ones, and split nothing
+    groups, apart = (self.kv_heads, self.heads // self.kv_heads + 2, self.dim), self.apart == "all"
+    self.qkv = (modality_experts.Linear(width, math.prod(groups), precision, rngs) if apart else
+                _linear(width, groups, precision, rngs))
     self.query_norm = new_norm(options.qk_norm, self.dim)
     self.key_norm = new_norm(options.qk_norm, self.dim)
-    self.out = _linear(width, width, precision, rngs, scale)
+    self.out = (modality_experts.Linear(width, width, precision, rngs, scale, columns=False) if apart else
+                _linear(width, width, precision, rngs, scale))
     self.mlp_norm = new_norm(before)
-    self.gate_up = _linear(width, 2 * hidden, precision, rngs)
-    self.down = _linear(hidden, width, precision, rngs, scale)
+    if self.routed:
+      self.experts = Experts(options, precision, rngs)
+    elif self.apart != "none":
+      self.mlp = modality_experts.SwiGLU(options, precision, rngs)
+    else:
+      self.gate_up = _linear(width, (2, hidden), precision, rngs)
+      self.down = _linear(hidden, width, precision, rngs, scale)
     self.attention_out_norm, self.mlp_out_norm = new_norm(after), new_norm(after)
 
-  def project(self, x, turn):
+  def project(self, x, turn, tokens: Tokens | None = None):
     """x [b n w] -> q [b n h d], k and v [b g n d], rotated; rows stay flat for the product."""
     b, n, w = x.shape
-    x = _normed(self.attention_norm, x).reshape(b * n, w)
-    q, k, v = jnp.split(self.qkv(x).reshape(b, n, -1, self.dim), [self.heads, self.heads + self.kv_heads], 2)
+    x = _normed(self.attention_norm, x)
+    x = self.qkv(x, tokens) if self.apart == "all" else self.qkv(x.reshape(b * n, w))
+    x = x.reshape(b, n, self.kv_heads, -1, self.dim)
+    q, k, v = x[..., :-2, :].reshape(b, n, self.heads, self.dim), x[..., -2, :], x[..., -1, :]
     k = rotate(_normed(self.key_norm, k), *turn)
     return rotate(_normed(self.query_norm, q), *turn), k.swapaxes(1, 2), v.swapaxes(1, 2)
 
-  def finish(self, x, attended, key=None):
-    """The rest of the layer once attention [b n h d] is known; key: of the dropout, None drops nothing."""
+  def finish(self, x, attended, key=None, tokens: Tokens | None = None):
+    """The rest of the layer once attention [b n h d] is known -> ([b n w], Routed where there are experts, else None).
+
+    key: of the dropout, None drops nothing; tokens: what experts of either kind must know of them.
+    """
     b, n, w = x.shape
-    keys = (None, None) if key is None else jax.random.split(key)
-    flat, part = x.reshape(b * n, w), self.out(attended.reshape(b * n, w))
+    keys, routed = (None, None) if key is None else jax.random.split(key), None
+    flat = x.reshape(b * n, w)
+    part = self.out(attended.reshape(b, n, w), tokens).reshape(b * n, w) if self.apart == "all" else \
+        self.out(attended.reshape(b * n, w))
     flat = flat + dropped(_normed(self.attention_out_norm, part), self.dropout, keys[0])
-    gate, up = jnp.split(self.gate_up(_normed(self.mlp_norm, flat)), 2, -1)
-    part = self.down(nnx.silu(gate) * up)
-    return (flat + dropped(_normed(self.mlp_out_norm, part), self.dropout, keys[1])).reshape(b, n, w)
+    part = _normed(self.mlp_norm, flat)
+    if self.routed:
+      part, routed = self.experts(part.reshape(b, n, w), tokens)
+    elif self.apart != "none":
+      part = self.mlp(part.reshape(b, n, w), tokens)
+    else:
+      part = self.down(gated(self.gate_up(part)))
+    flat = flat + dropped(_normed(self.mlp_out_norm, part.reshape(b * n, w)), self.dropout, keys[1])
+    return flat.reshape(b, n, w), routed
 
 
 class Depth(nnx.Module):
@@ -85,15 +111,14 @@ class Depth(nnx.Module):
     dtype, width = precision.activations, options.width
     self.book = nnx.Embed(books, width, dtype=dtype, rngs=rngs, embedding_init=nnx.initializers.normal(0.5))
     self.norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
-    self.gate_up = _linear(width, 2 * options.depth_hidden, precision, rngs)
+    self.gate_up = _linear(width, (2, options.depth_hidden), precision, rngs)
     self.down = _linear(options.depth_hidden, width, precision, rngs)
     self.out = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
 
   def __call__(self, x, book: int):
     """[n w] -> [n w], for the book of this number among the further ones."""
     x = x + self.book(jnp.full(1, book))
-    gate, up = jnp.split(self.gate_up(self.norm(x)), 2, -1)
-    return self.out(x + self.down(nnx.silu(gate) * up))
+    return self.out(x + self.down(gated(self.gate_up(self.norm(x)))))
 
 
 class Cache(NamedTuple):
@@ -113,18 +138,23 @@ def _again(policy):
 
 
 REMAT = {"none": lambda layer: layer, "layer": _again(jax.checkpoint_policies.nothing_saveable),
-         "dots": _again(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)}
+         "dots": _again(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+         "offload": _again(jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", HOST))}
 """What the backward pass of a layer computes again, by the name in `decoder.remat` (Chen 2016, 1604.06174)."""
 
 
 class Decoder(nnx.Module):
-  """further: the ids of a picture's second, third … book (`Vocabulary.further`); without any there is no depth head."""
+  """further: the ids of a picture's second, third … book (`Vocabulary.further`); without any there is no depth head.
+  image: the ids of its first (`Vocabulary.image`), which modality_experts needs."""
 
   def __init__(self, options, vocabulary_size: int, precision: Precision, rngs: nnx.Rngs,
-               further: tuple[range, ...] = ()):
+               further: tuple[range, ...] = (), image: tuple[range, ...] = ()):
     check(options)
+    if options.modality_experts != "none" and not image:
+      raise ValueError(f"decoder.modality_experts: {options.modality_experts}, but the vocabulary has no block 'image'; "
+                       "take none")
     dtype = precision.activations
-    self.options, self.dtype, self.further = options, dtype, further
+    self.options, self.dtype, self.further, self.image = options, dtype, further, image
     self.scores = Scores(options.pb_relax, options.attention_softcap)
     # the input embedding has unit scale beside an untied head: tying them slowed these small models down
     self.embed = nnx.Embed(vocabulary_size, options.width, dtype=dtype, rngs=rngs,
@@ -159,19 +189,32 @@ class Decoder(nnx.Module):
     offsets = jnp.clip(offsets, 0, self.options.grid_embedding - 1)
     return x + self.row(offsets[..., 0]) + self.column(offsets[..., 1])
 
+  def _tokens(self, ids, rule: Rule, place=None, bounded: bool = False) -> Tokens | None:
+    """None where all tokens go through the same weights."""
+    if self.options.experts < 2 and self.options.modality_experts == "none":
+      return None
+    image = functools.reduce(jnp.logical_or, ((some.start <= ids) & (ids < some.stop) for some in self.image), False)
+    return Tokens(rule.segment_ids > 0, image, place, bounded)
+
   def hidden(self, ids, positions, rule: Rule, extra=None, key=None):
     """ids i32[b l], positions f32[b l K] -> the last layer's output [b l w], normalised. key: of the dropout, which is
     there in training alone."""
     return self.norm(self._through(ids, positions, rule, extra, key)[0])
 
+  def trained(self, ids, positions, rule: Rule, extra=None, key=None, place=None):
+    """(`hidden` where experts heed their capacity, Routed of each layer or None). place: as in Tokens."""
+    x, (_, routed) = self._through(ids, positions, rule, extra, key, place=place, bounded=True)
+    return self.norm(x), routed
+
   def watched(self, ids, positions, rule: Rule, extra=None):
     """(the last layer's output [b l w] before it is normalised, f32[b l] the largest attention logit of each token over
     all layers and heads)."""
-    x, most = self._through(ids, positions, rule, extra, None, lambda q, k: largest(q, k, rule).max(-1))
+    x, (most, _) = self._through(ids, positions, rule, extra, None, lambda q, k: largest(q, k, rule).max(-1))
     return x, most.max(0)
 
-  def _through(self, ids, positions, rule: Rule, extra, key, told=lambda q, k: None):
-    """(the last layer's output, told(q, k) of each layer)."""
+  def _through(self, ids, positions, rule: Rule, extra, key, told=lambda q, k: None, **bounds):
+    """(the last layer's output, (told(q, k), Routed) of each layer)."""
+    tokens = self._tokens(ids, rule, **bounds)
     seen, turn = look(rule, self.options.attention, self.options.sequence_attention), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
     keys = jax.random.split(key, self.options.layers) if key is not None and self.options.dropout else None
@@ -179,8 +222,9 @@ class Decoder(nnx.Module):
     def one(x, given):
       weights, key = given
       layer = nnx.merge(graph, weights)
-      q, k, v = layer.project(x, turn)
-      return constrain(layer.finish(x, attend(q, k, v, seen, self.scores), key), "hidden"), told(q, k)
+      q, k, v = layer.project(x, turn, tokens)
+      x, routed = layer.finish(x, attend(q, k, v, seen, self.scores), key, tokens)
+      return constrain(x, "hidden"), (told(q, k), routed)
 
     x = constrain(self.enter(ids, positions, extra), "hidden")
     return jax.lax.scan(REMAT[self.options.remat](one), x, (stacked, keys), unroll=self.options.unroll)
@@ -229,13 +273,14 @@ class Decoder(nnx.Module):
     written = jnp.arange(cache.keys[0].shape[2]) < jnp.asarray(at)[..., None, None] + ids.shape[1]
     seen, turn = Mask(visible(rule, cache_rule) & written, bias), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
+    tokens = self._tokens(ids, rule)
     x, keys, values = self.enter(ids, positions, extra), [], []
     for n in range(self.options.layers):
       layer = nnx.merge(graph, jax.tree.map(lambda w: w[n], stacked))
-      q, k, v = layer.project(x, turn)
+      q, k, v = layer.project(x, turn, tokens)
       keys.append(_written(cache.keys[n], k, at))
       values.append(_written(cache.values[n], v, at))
-      x = layer.finish(x, attend(q, keys[-1], values[-1], seen, self.scores))
+      x, _ = layer.finish(x, attend(q, keys[-1], values[-1], seen, self.scores), tokens=tokens)
     return self.norm(x), Cache(tuple(keys), tuple(values))
 
 
@@ -250,6 +295,7 @@ def check(options):
     raise ValueError(f"decoder.kv_heads: {options.kv_heads} must divide heads {options.heads}")
   if options.loss_chunk < 0:
     raise ValueError(f"decoder.loss_chunk: {options.loss_chunk} must be 1 or more tokens, or 0 for all at once")
+  experts.check(options)
   if not 0 <= options.dropout < 1:
     raise ValueError(f"decoder.dropout: {options.dropout} must be a share from 0 to below 1")
   if options.watch_every < 0:

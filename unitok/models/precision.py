@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from unitok.sharding import devices
+
 FEW = 64   # rows of a product below which bfloat16 is slower than float32 on a CPU
 
 
@@ -42,18 +44,29 @@ def _matrix_units() -> bool:
     return False
 
 
-def linear(into: int, out: int, precision: Precision, rngs: nnx.Rngs, bias: bool = False, **options) -> nnx.Linear:
-  """nnx.Linear in that precision."""
+def linear(into: int, out: int | tuple[int, ...], precision: Precision, rngs: nnx.Rngs, bias: bool = False, **options):
+  """nnx.Linear in that precision; with several sides out, whose kernel [into *out] a mesh may split by any of them,
+  nnx.LinearGeneral."""
   mixed = precision.activations != precision.products
-  return nnx.Linear(into, out, use_bias=bias, dtype=precision.activations, rngs=rngs,
-                    **options, **({"dot_general": _dot_general} if mixed else {}))
+  if isinstance(out, int):
+    return nnx.Linear(into, out, use_bias=bias, dtype=precision.activations, rngs=rngs,
+                      **options, **({"dot_general": _dot_general} if mixed else {}))
+  return nnx.LinearGeneral(into, out, use_bias=bias, dtype=precision.activations, rngs=rngs,
+                           dot_general=_dot_general if mixed else _flat, **options)
+
+
+def _flat(x, w, dimensions, precision=None, **_):
+  """x [… k] times w [k …], as one with [k n] where no mesh splits that: a sixth faster on a CPU."""
+  if devices("tensor") > 1:
+    return jax.lax.dot_general(x, w, dimensions, precision)
+  return jax.lax.dot_general(x, w.reshape(len(w), -1), dimensions, precision).reshape(*x.shape[:-1], *w.shape[1:])
 
 
 def _dot_general(x, w, dimensions, precision=None, **_):
-  """x [… k] times w [k m]: what nnx.Linear asks of lax.dot_general."""
+  """x [… k] times w [k …]: what nnx.Linear asks of lax.dot_general."""
   del dimensions, precision
-  rows = x.reshape(-1, x.shape[-1])
-  return (product(rows, w) if len(rows) >= FEW else rows @ w).reshape(*x.shape[:-1], w.shape[1])
+  rows, columns = x.reshape(-1, x.shape[-1]), w.reshape(len(w), -1)
+  return (product(rows, columns) if len(rows) >= FEW else rows @ columns).reshape(*x.shape[:-1], *w.shape[1:])
 
 
 @jax.custom_vjp

@@ -34,6 +34,8 @@ class Shape(NamedTuple):
   norm: str = "pre"
   qk_norm: bool = True
   dropout: float = 0.0
+  experts: int = 0
+  modality_experts: str = "none"
 
 
 def shape_of(options) -> Shape:
@@ -59,7 +61,7 @@ class Transformer(nnx.Module):
 
     def layer(x, weights):
       layer = nnx.merge(graph, weights)
-      return layer.finish(x, attend(*layer.project(x, turn), seen)), None
+      return layer.finish(x, attend(*layer.project(x, turn), seen))[0], None
 
     x, _ = jax.lax.scan(layer, x.reshape(b, h * w, c), stacked, unroll=UNROLL)
     return self.norm(x).reshape(b, h, w, c)
