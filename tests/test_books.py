@@ -269,6 +269,16 @@ def test_draws_are_of_their_books_and_of_their_rows(sampler):
   assert not np.array_equal(codes[:, 1], codes[:, 2]) and all(len(set(book)) > 4 for book in codes.T)
 
 
+def test_jacobi_draws_every_book_as_sequential(sampler):
+  """A guess is right where all codes of the place are."""
+  documents = [to_draw(name, seed) for seed in range(4) for name in ("text_to_image", "infill", "layout", "image_to_text")]
+  for warm in (Sampling(temperature=3.0), Sampling(temperature=30.0)):
+    alike = sampler.run(documents, dataclasses.replace(warm, strategy="sequential", window=4), 7)
+    jacobi = sampler.run(documents, dataclasses.replace(warm, strategy="jacobi", window=4), 7)
+    assert all(np.array_equal(a, b) for a, b in zip(alike.ids, jacobi.ids, strict=True))
+    assert jacobi.passes.sum() < alike.passes.sum()
+
+
 def test_log_likelihood_counts_every_book(sampler):
   kinds = "text_to_image", "parallel", "pair", "image_to_text"
   documents = [known(name, seed) for seed in range(2) for name in kinds]

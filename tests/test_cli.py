@@ -82,7 +82,10 @@ def test_generate(capsys, folder, tmp_path):
   assert [Path(x["file"]).name for x in said["outputs"]] == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png"]
   assert {picture(x["file"]).shape for x in said["outputs"]} == {(16, 16, 3)}
   assert said["seed"] == 7 and said["step"] == 3 and said["seconds"] > 0 and said["model"] == folder
-  assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "guidance_scale": 1.0, "passes": 0,
+  assert said["sampling"] == {"temperature": 0.9, "top_k": 5, "top_p": 0.95, "min_p": 0.0,
+                              "repetition_penalty": 1.0, "guidance_scale": 1.0, "image_guidance_scale": 1.0,
+                              "guidance_schedule": "constant", "guidance_interval": [0.0, 1.0], "strategy": "", "window": 0,
+                              "guesses": "above", "group_sizes": "cosine", "group_order": "random", "passes": 0,
                               "text_attention": 0.5}
   assert min(picture(said["grid"]).shape[:2]) > 2 * 96
   assert sorted(p.name for p in out.iterdir()) == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png", "grid.png"]
@@ -222,6 +225,11 @@ def test_validate(capsys, files, tmp_path):
     (["generate", "--model", "RUN", "--prompts", "/nothing.txt"], "--prompts /nothing.txt: no such file"),
     (["generate", "--model", "RUN", "a", "--temperature", "-1"], "sampling.temperature: -1.0 must be"),
     (["generate", "--model", "RUN", "a", "--top-p", "1.2"], "sampling.top_p: 1.2 must be in (0, 1]"),
+    (["generate", "--model", "RUN", "a", "--strategy", "fast"],
+     "sampling.strategy: 'fast' must be one of sequential, jacobi, groups"),
+    (["generate", "--model", "RUN", "a", "--strategy", "jacobi", "--passes", "4"], "must be 0 for jacobi"),
+    (["generate", "--model", "RUN", "a", "--strategy", "groups"], "sampling.passes: 0 must be 1 or more"),
+    (["generate", "--model", "RUN", "a", "--image-guidance-scale", "2"], "--image-guidance-scale"),
     (["generate", "--model", "RUN", "a", "--temprature", "1"], "--temprature, 1; did you mean --temperature?"),
     (["generate", "--model", "RUN", "a", "--seed", "x"], "--seed: invalid literal"),
     (["generate", "a"], "--model DIR"),

@@ -141,6 +141,49 @@ def test_codes_drawn_in_passes_go_to_their_places(versatile):
   assert np.array_equal(fake.generate(["a"], dataclasses.replace(WARM, passes=5), seed=2), np.arange(16).reshape(1, 4, 4))
 
 
+def test_holes_drawn_in_groups_go_to_their_places(versatile, images):
+  """As above, for a hole of each picture's own; what is kept stays."""
+  class Counts:
+    def draw(self, documents, sampling, seed, first_row=0):
+      ids = versatile.vocabulary.block("image").table
+      assert all(document.inputs[0] == versatile.vocabulary.special("[parallel]") for document in documents)
+      where = [(d.positions[:, 1:] - d.positions[:, :1]).astype(int)[d.fills >= 0] for d in documents]
+      return [ids[4 * rows + columns] for rows, columns in (places.T for places in where)]
+  class Codes:
+    downsampling = 4
+    def encode(self, pictures):
+      return np.tile(np.arange(16, dtype=np.int32).reshape(4, 4), (len(pictures), 1, 1))
+    def decode(self, codes):
+      return codes
+  fake = dataclasses.replace(versatile, sampler=Counts(), image=Codes())
+  masks = np.zeros((2, 16, 16), bool)
+  masks[0, 4:12, :9], masks[1, :4] = True, True
+  for order in ("random", "locality"):
+    how = dataclasses.replace(WARM, strategy="groups", passes=3, group_order=order)
+    assert np.array_equal(fake.infill(images[:2], masks, sampling=how, seed=2), np.tile(np.arange(16).reshape(4, 4), (2, 1, 1)))
+
+
+def test_strategies_of_a_model(versatile, images):
+  """jacobi draws the same picture, text and filling; a picture guides a hole by itself, and nothing else."""
+  jacobi = lambda sampling: dataclasses.replace(sampling, strategy="jacobi", window=4)
+  prompts, masks = ["a red ring", "blue"], np.zeros((2, 16, 16), bool)
+  masks[:, 4:12, 4:12] = True
+  guided = dataclasses.replace(WARM, guidance_scale=2.0)
+  for how in (WARM, guided):
+    assert np.array_equal(versatile.generate(prompts, jacobi(how), seed=3), versatile.generate(prompts, how, seed=3))
+    assert np.array_equal(versatile.infill(images[:2], masks, sampling=jacobi(how)),
+                          versatile.infill(images[:2], masks, sampling=how))
+  assert versatile.caption(images[:2], jacobi(WARM)) == versatile.caption(images[:2], WARM)
+  apart = dataclasses.replace(guided, image_guidance_scale=200.0)
+  assert not np.array_equal(versatile.infill(images[:2], masks, prompts, apart), versatile.infill(images[:2], masks, prompts, guided))
+  for draw in (lambda: versatile.generate(prompts, apart), lambda: versatile.caption(images[:2], dataclasses.replace(
+      WARM, image_guidance_scale=2.0))):
+    with pytest.raises(ValueError, match="sampling.image_guidance_scale: .* must be 1 here; a picture guides"):
+      draw()
+  with pytest.raises(ValueError, match="sampling.passes: 0 must be 1 or more for the strategy groups"):
+    versatile.generate(prompts, dataclasses.replace(WARM, strategy="groups"))
+
+
 def test_answer(versatile, images):
   asked = ["what colour is it?"] * 5
   said = versatile.answer(images, asked, limit=5)

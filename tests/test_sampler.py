@@ -15,8 +15,9 @@ from unitok.models.attention import Mask
 from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes, control
 from unitok.objectives.glm import blanks
-from unitok.sampling import rules
-from unitok.sampling.sampler import Sampler, passes_of
+from unitok.sampling import STRATEGIES, rules
+from unitok.sampling.guidance import guide
+from unitok.sampling.sampler import Sampler
 from unitok.sequence import FOREVER, PADDING, Batch, build, visible
 from unitok.steps import Language
 from unitok.vocab import make_vocabulary
@@ -102,6 +103,11 @@ def filled(document, ids):
   up = np.cumsum(void & document.advances)
   return document._replace(inputs=np.maximum(inputs, 0), visible_until=np.where(void, -1, document.visible_until),
                            positions=document.positions - up[:, None]), drawn_at
+
+
+def passes_of(document, together: bool) -> np.ndarray:
+  """The pass of each token from the first that is drawn from on."""
+  return STRATEGIES["groups" if together else "sequential"].passes(document)
 
 
 def turns(documents, done, together: bool) -> dict[int, int]:
@@ -357,7 +363,7 @@ def test_guidance_scale_one_is_plain(sampler):
   nulls = [to_draw("text_to_image", seed, null=True) for seed in range(4)]
   plain, guided = sampler.draw(documents, Sampling(), 3), sampler.draw(documents, Sampling(guidance_scale=1.0), 3, nulls)
   assert all(np.array_equal(a, b) for a, b in zip(plain, guided))
-  assert np.array_equal(rules.guide(1.0, 2.0, 1.0), 1.0)
+  assert np.array_equal(guide(1.0, 2.0, 1.0), 1.0)
 
 
 def test_form_of_what_is_drawn(sampler):
@@ -405,9 +411,10 @@ def test_rules():
   """The ids that stay, and how often each is drawn."""
   logits = np.log(np.array([[0.1, 0.4, 0.2, 0.3]], np.float32))
   kept = lambda x: np.flatnonzero(np.isfinite(np.asarray(x)[0])).tolist()
-  assert [kept(rules.top_k(logits, k)) for k in (1, 2, 9)] == [[1], [1, 3], [0, 1, 2, 3]]
-  assert [kept(rules.top_p(logits, p)) for p in (0.3, 0.5, 0.75, 1.0)] == [[1], [1, 3], [1, 2, 3], [0, 1, 2, 3]]
-  assert kept(rules.top_p(np.log(np.array([[0.5, 0.25, 0.25]], np.float32)), 0.5)) == [0]     # at least p, not more
+  assert [kept(rules.TopK(k)(logits)) for k in (1, 2, 9)] == [[1], [1, 3], [0, 1, 2, 3]]
+  assert [kept(rules.TopP(p)(logits)) for p in (0.3, 0.5, 0.75, 1.0)] == [[1], [1, 3], [1, 2, 3], [0, 1, 2, 3]]
+  assert kept(rules.TopP(0.5)(np.log(np.array([[0.5, 0.25, 0.25]], np.float32)))) == [0]     # at least p, not more
+  assert [kept(rules.MinP(p)(logits)) for p in (1.0, 0.7, 0.5, 0.2)] == [[1], [1, 3], [1, 2, 3], [0, 1, 2, 3]]
   keys = jax.random.split(jax.random.key(0), 4_000)
   many, allowed = np.repeat(logits, 4_000, 0), np.tile([True, True, True, False], (4_000, 1))
   share = lambda sampling: np.bincount(rules.draw(many, allowed, keys, sampling), minlength=4) / 4_000
@@ -437,6 +444,20 @@ def test_bins_are_drawn_where_most_of_the_probability_is():
     (dict(top_k=-2), "sampling.top_k: -2 must be"),
     (dict(top_p=0.0), "sampling.top_p: 0.0 must be"),
     (dict(top_p=1.5), "sampling.top_p: 1.5 must be"),
+    (dict(min_p=-0.1), r"sampling.min_p: -0.1 must be in \[0, 1\]"),
+    (dict(repetition_penalty=0.0), "sampling.repetition_penalty: 0.0 must be a number > 0"),
+    (dict(image_guidance_scale=-1.0), "sampling.image_guidance_scale: -1.0 must be"),
+    (dict(guidance_schedule="steep"), "sampling.guidance_schedule: 'steep' must be one of constant, linear, cosine"),
+    (dict(guidance_interval=(0.5, 0.5)), r"sampling.guidance_interval: \(0.5, 0.5\) must be two shares"),
+    (dict(strategy="fast"), "sampling.strategy: 'fast' must be one of sequential, jacobi, groups"),
+    (dict(window=-1), "sampling.window: -1 must be >= 0 tokens"),
+    (dict(window=4, passes=2), "sampling.window: 4 must be 0 for groups; it goes with sequential, jacobi"),
+    (dict(strategy="jacobi", passes=2), "sampling.passes: 2 must be 0 for jacobi; they go with groups"),
+    (dict(guesses="below"), "sampling.guesses: 'below' must be one of above, left"),
+    (dict(group_sizes="even"), "sampling.group_sizes: 'even' must be one of cosine, uniform"),
+    (dict(group_order="spiral"), "sampling.group_order: 'spiral' must be one of random, raster, halton, locality"),
+    (dict(strategy="jacobi"), "sampling.strategy: jacobi draws code by code, and a document asks for groups"),
+    (dict(image_guidance_scale=2.0), "sampling.guidance_scale: guidance needs the documents without their condition"),
     (dict(guidance_scale=-0.5), "sampling.guidance_scale: -0.5 must be"),
     (dict(guidance_scale=float("inf")), "sampling.guidance_scale: inf must be"),
     (dict(text_attention=-0.1), "sampling.text_attention: -0.1 must be a number >= 0"),

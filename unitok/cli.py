@@ -20,6 +20,7 @@ from unitok.errors import message
 
 Files = Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE…", help_behavior_hint="")]
 OWN = "(default: the run's for pictures, greedy for text)"
+RUNS = "(default: the run's)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,16 @@ class Drawing(Command):
   """Draw from the k most likely; 0 from all."""
   top_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
   """Draw from the most likely that make up this share."""
+  min_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
+  """Draw from those at least this times as likely as the likeliest; 0 from all."""
+  repetition_penalty: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
+  """Above 1 what was drawn before comes less likely again; 1 is plain sampling."""
   guidance_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
   """How much a picture keeps to its prompt; 1 is plain sampling (text takes no other)."""
+  strategy: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=OWN)] = None
+  """sequential: code by code; jacobi: the same sample in fewer passes; groups: see --passes."""
+  window: Annotated[int | None, arg(metavar="INT", help_behavior_hint=OWN)] = None
+  """Codes that jacobi computes in a pass; 0: 16."""
   batch_size: int = 64
   """Drawn side by side."""
 
@@ -53,6 +62,14 @@ class Generate(Drawing):
   """Draw a picture for each prompt."""
   passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")] = None
   """Draw in so many groups of codes (a model trained on the objective parallel); 0: code by code."""
+  group_sizes: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
+  """cosine: small groups first; uniform."""
+  group_order: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
+  """random, raster, halton, locality."""
+  guidance_schedule: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
+  """constant; linear, cosine: guidance grows from 1 while a picture is drawn."""
+  guidance_interval: Annotated[tuple[float, float] | None, arg(metavar="FROM TO", help_behavior_hint=RUNS)] = None
+  """Shares of the drawing between which there is guidance, e.g. 0.2 1."""
   size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="(default: the run's square)")] = None
   """Height and width of the pictures in pixels."""
   text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
@@ -88,6 +105,8 @@ class Detect(Drawing):
 @dataclass(frozen=True, kw_only=True)
 class Infill(Drawing):
   """Draw a part of each picture anew."""
+  image_guidance_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=RUNS)] = None
+  """How much a hole keeps to the picture around it, apart from the prompt; 1 is plain sampling."""
   text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
   """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
   pictures: Files = ()

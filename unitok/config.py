@@ -404,8 +404,30 @@ class Sampling:
   top_k: int = 0
   """0 keeps all."""
   top_p: float = 1.0
+  min_p: float = 0.0
+  """Ids less than so many times as likely as the likeliest are left out; 0 keeps all."""
+  repetition_penalty: float = 1.0
+  """Above 1 what was drawn before in the document is less likely to come again (CTRL); 1 is plain sampling."""
   guidance_scale: float = 1.0
   """u + s (c - u); 1 is plain sampling."""
+  image_guidance_scale: float = 1.0
+  """How much a filled picture keeps to what is kept of it, apart from its prompt (Chameleon); 1 is plain sampling."""
+  guidance_schedule: str = "constant"
+  """constant, or how both scales grow from 1 while a picture is drawn: linear, cosine."""
+  guidance_interval: tuple[float, float] = (0.0, 1.0)
+  """From which share of the drawing on there is guidance, and up to which."""
+  strategy: str = ""
+  """sequential: code by code; jacobi: the same sample in fewer, larger passes; groups: `passes` groups of codes. "":
+  groups where there are passes, else sequential."""
+  window: int = 0
+  """Codes that jacobi computes in a pass; 0: 16. For sequential the shape of the program alone; 0: 1."""
+  guesses: str = "above"
+  """What jacobi first guesses for a code of a picture: the one above or left of it; later what the last pass drew."""
+  group_sizes: str = "cosine"
+  """Of parallel groups: cosine, small ones first, or uniform."""
+  group_order: str = "random"
+  """Of a picture's places in parallel groups: random, raster, halton (even at any time) or locality (near what is known,
+  those of a group apart)."""
   passes: int = 0
   """Pictures are drawn in so many groups of codes (needs the objective parallel); 0: code by code."""
   text_attention: float = 0.0

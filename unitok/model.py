@@ -20,11 +20,12 @@ from unitok.modalities.location import LocationModality
 from unitok.modalities.text import SENTENCE, TextModality
 from unitok.objectives import OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
-from unitok.objectives.parallel import SCHEDULES, in_groups
 from unitok.run import load_decoder, load_image_tokenizer
 from unitok.sampling import rules
+from unitok.sampling.groups import groups_of
+from unitok.sampling.guidance import guidance_of
 from unitok.sampling.sampler import Sampler
-from unitok.sequence import Sequence, build
+from unitok.sequence import Sequence, build, without
 from unitok.vocab import Vocabulary
 
 BATCH = 256
@@ -71,14 +72,11 @@ class Model:
     rules.check(sampling)
     empty, groups = self._empty(size), None
     order = _places(empty)
-    if sampling.passes > order.size:
-      raise ValueError(f"sampling.passes: {sampling.passes} are more than the {order.size} codes of a picture")
-    if sampling.passes:     # all pictures in one order, chosen by the seed
-      groups = in_groups(np.random.default_rng(seed).permutation(order.size),
-                         SCHEDULES["cosine"](order.size, sampling.passes))
-      order, groups = np.argsort(groups, kind="stable"), groups.reshape(empty.shape[:2])
-    document = functools.partial(self._document, "parallel" if sampling.passes else "text_to_image", image=empty,
-                                 groups=groups)
+    grouped = sampling.passes > 0 or sampling.strategy == "groups"
+    if grouped:     # all pictures in one order, chosen by the seed
+      groups = groups_of(np.ones(empty.shape[:2], bool), sampling, seed)
+      order = np.argsort(groups, axis=None, kind="stable")
+    document = functools.partial(self._document, "parallel" if grouped else "text_to_image", image=empty, groups=groups)
     documents = [document(text=text, where=f"prompt {n}") for n, text in self._encoded(prompts)]
     drawn = self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None))
     return self._pictures_of(drawn, order, empty)
@@ -216,10 +214,17 @@ class Model:
     texts = self._encoded(prompts if prompts is not None else [""] * len(images), len(images))
     codes = self.image.encode(erase(images, masks))
     codes[holes] = -1
-    documents = [self._document("infill", text, image, f"prompt {n}") for (n, text), image in zip(texts, codes)]
-    drawn = self._draw(documents, sampling, seed, batch_size, lambda n: self._document("infill", None, codes[n]))
-    for image, hole, ids in zip(codes, holes, drawn):
-      image[hole] = self.vocabulary.image_codes(ids)      # runs are drawn in raster order
+    objective, groups = "infill", [None] * len(codes)
+    if sampling.strategy == "groups":
+      objective, groups = "parallel", [groups_of(hole, sampling, seed) for hole in holes]
+    document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n])
+    documents = [document(n, text, f"prompt {n}") for n, text in texts]
+    drawn = self._draw(documents, sampling, seed, batch_size, lambda n: document(n, None),
+                       lambda n: self._without_picture(document(n, None)))
+    for image, hole, group, ids in zip(codes, holes, groups, drawn):
+      places = np.flatnonzero(hole)      # runs are drawn in raster order
+      places = places if group is None else places[np.argsort(group.ravel()[places], kind="stable")]
+      image.reshape(hole.size, -1)[places] = self.vocabulary.image_codes(ids).reshape(len(places), -1)
     out = self.image.decode(codes)
     return np.where(masks[..., None], out, images) if keep_original else out
 
@@ -311,19 +316,29 @@ class Model:
       grid = size[0] // side, size[1] // side
     return np.full(grid if books == 1 else (*grid, books), -1, np.int32)
 
-  def _draw(self, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int,
-            null=None) -> list[np.ndarray]:
-    """The drawn ids; null(n) is document n without its caption, asked for only where there is guidance."""
+  def _without_picture(self, document: Sequence) -> Sequence:
+    """The document without the codes that it begins with."""
+    known = np.arange(document.length) < np.flatnonzero(document.fills >= 0)[0]
+    return without(document, known & self.vocabulary.allowed("image")[np.maximum(document.inputs, 0)])
+
+  def _draw(self, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int, null=None,
+            empty=None) -> list[np.ndarray]:
+    """The drawn ids; null(n) is document n without its caption, asked for only where there is guidance, and empty(n)
+    without its picture, too."""
     rules.check(sampling)
     if not 0 <= seed < 2**32:
       raise ValueError(f"seed: {seed} must be in 0 .. {2**32 - 1}")
     if batch_size < 1:
       raise ValueError(f"batch_size: {batch_size} must be at least 1")
-    out = []
+    out, needed = [], guidance_of(sampling).documents
+    if needed > 2 and empty is None:
+      raise ValueError(f"sampling.image_guidance_scale: {sampling.image_guidance_scale} must be 1 here; a picture guides "
+                       "the filling of its own holes alone (infill)")
     for start in range(0, len(documents), batch_size):
       some = documents[start:start + batch_size]
-      nulls = [null(start + n) for n in range(len(some))] if sampling.guidance_scale != 1.0 else None
-      out += self.sampler.draw(some, sampling, seed, nulls, first_row=start)
+      less = {name: [made(start + n) for n in range(len(some))]
+              for name, made in (("nulls", null), ("empties", empty))[:needed - 1]}
+      out += self.sampler.draw(some, sampling, seed, first_row=start, **less)
     return out
 
   def _pictures_of(self, drawn: list[np.ndarray], order: np.ndarray, empty: np.ndarray) -> np.ndarray:

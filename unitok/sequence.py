@@ -255,6 +255,14 @@ class _Tokens:
                     advances[kept] > 0, extra(every[8:]), extra(predicted[5:]))
 
 
+def without(document: Sequence, gone: np.ndarray) -> Sequence:
+  """A document without the tokens bool[l] `gone`, which predict nothing; the others keep their orders and positions."""
+  number = np.cumsum(~gone, dtype=np.int32) - 1
+  fills = document.fills
+  fills = np.where((fills >= 0) & (fills < document.length), number[np.clip(fills, 0, document.length - 1)], fills)
+  return Sequence(*(None if field is None else field[~gone] for field in document._replace(fills=fills)))
+
+
 def visible(order, visible_from, visible_until, segment_ids):
   """bool[... l l]: may token i (second last axis) see token j (last axis)? For tests and pictures."""
   o = order[..., :, None]

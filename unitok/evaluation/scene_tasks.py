@@ -250,7 +250,7 @@ def in_passes(context: Context) -> Result:
   val = context.val
   passes = min(PASSES, math.prod(context.model.image.grid))
   context.say(f"evaluate: {len(val)} pictures in {passes} passes")
-  sampling = dataclasses.replace(context.config.sampling, passes=passes)
+  sampling = dataclasses.replace(context.config.sampling, strategy="groups", window=0, passes=passes)
   metrics = compare(val, read_pictures(context.generate(val.prompts, sampling)), "")
   return Result({"parallel": metrics | {"passes": passes}},
                 [Figure(f"Right in {passes} passes", "parallel.accuracy", about="drawn many codes at a time")])

@@ -127,6 +127,12 @@ class Cache(NamedTuple):
   values: tuple[jax.Array, ...]
 
 
+def _written(slots, new, at):
+  """[b g slots d] with [b g n d] at slots at .. at+n-1 of every row."""
+  one = jax.lax.dynamic_update_slice_in_dim
+  return one(slots, new, at, 2) if jnp.ndim(at) == 0 else jax.vmap(lambda *row: one(*row, 1))(slots, new, at)
+
+
 def _again(policy):
   return functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)     # a scan's body is apart in any case
 
@@ -262,9 +268,9 @@ class Decoder(nnx.Module):
 
     cache_rule holds the integers of all slots [b slots]; those not yet written must not be visible
     to these tokens by the rule, which holds for any document in its own order of computation. bias f32[b slots] is
-    added to the attention scores of each slot in every layer.
+    added to the attention scores of each slot in every layer. at: a number, or i32[b] one for each row.
     """
-    written = jnp.arange(cache.keys[0].shape[2]) < at + ids.shape[1]
+    written = jnp.arange(cache.keys[0].shape[2]) < jnp.asarray(at)[..., None, None] + ids.shape[1]
     seen, turn = Mask(visible(rule, cache_rule) & written, bias), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
     tokens = self._tokens(ids, rule)
@@ -272,8 +278,8 @@ class Decoder(nnx.Module):
     for n in range(self.options.layers):
       layer = nnx.merge(graph, jax.tree.map(lambda w: w[n], stacked))
       q, k, v = layer.project(x, turn, tokens)
-      keys.append(jax.lax.dynamic_update_slice_in_dim(cache.keys[n], k, at, 2))
-      values.append(jax.lax.dynamic_update_slice_in_dim(cache.values[n], v, at, 2))
+      keys.append(_written(cache.keys[n], k, at))
+      values.append(_written(cache.values[n], v, at))
       x, _ = layer.finish(x, attend(q, keys[-1], values[-1], seen, self.scores), tokens=tokens)
     return self.norm(x), Cache(tuple(keys), tuple(values))
 

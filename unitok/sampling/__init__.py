@@ -1,0 +1,7 @@
+"""Drawing: what may come, how one id is chosen, and how many are computed at once."""
+from unitok.sampling.groups import GROUPS
+from unitok.sampling.jacobi import JACOBI
+from unitok.sampling.sequential import SEQUENTIAL
+from unitok.sampling.strategy import Strategy
+
+STRATEGIES: dict[str, Strategy] = {"sequential": SEQUENTIAL, "jacobi": JACOBI, "groups": GROUPS}

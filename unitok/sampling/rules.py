@@ -1,29 +1,77 @@
-"""What may be drawn, and how logits become one id: guidance, temperature, top-k, top-p."""
+"""How logits become one id: logit rules, one after another, and the noise of a key."""
 import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from unitok.config import Sampling
+from unitok.objectives.parallel import SCHEDULES as SIZES
+from unitok.sampling import STRATEGIES
+from unitok.sampling.groups import ORDERS
+from unitok.sampling.guidance import SCHEDULES as GROWTHS
+from unitok.sampling.rows import NEIGHBOURS
 
 
-def guide(conditional, unconditional, scale: float):
-  """u + s (c - u) (Ho & Salimans 2022, 2207.12598); scale 1 is exactly the conditional."""
-  return conditional if scale == 1.0 else unconditional + scale * (conditional - unconditional)
+@dataclass(frozen=True)
+class Repetition:
+  """An id drawn before in the document is less likely: its logit over the penalty, or times it where that is negative
+  (CTRL, Keskar 2019, 1909.05858, section 4.1)."""
+  penalty: float
+
+  def __call__(self, logits, seen):
+    return jnp.where(seen, jnp.where(logits > 0, logits / self.penalty, logits * self.penalty), logits)
 
 
-def top_k(logits, k: int):
+@dataclass(frozen=True)
+class Temperature:
+  value: float
+
+  def __call__(self, logits, seen=None):
+    return logits / self.value
+
+
+@dataclass(frozen=True)
+class TopK:
   """All but the k largest become -inf."""
-  least = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
-  return jnp.where(logits < least, -jnp.inf, logits)
+  k: int
+
+  def __call__(self, logits, seen=None):
+    least = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))[0][..., -1:]
+    return jnp.where(logits < least, -jnp.inf, logits)
 
 
-def top_p(logits, p: float):
+@dataclass(frozen=True)
+class TopP:
   """Keeps the smallest set of most likely ids with at least probability p (Holtzman 2019, 1904.09751)."""
-  ranked = jnp.sort(logits, -1)[..., ::-1]
-  before = jnp.cumsum(jax.nn.softmax(ranked, -1), -1) - jax.nn.softmax(ranked, -1)
-  least = jnp.where(before < p, ranked, jnp.inf).min(-1, keepdims=True)
-  return jnp.where(logits < least, -jnp.inf, logits)
+  p: float
+
+  def __call__(self, logits, seen=None):
+    ranked = jnp.sort(logits, -1)[..., ::-1]
+    before = jnp.cumsum(jax.nn.softmax(ranked, -1), -1) - jax.nn.softmax(ranked, -1)
+    least = jnp.where(before < self.p, ranked, jnp.inf).min(-1, keepdims=True)
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+@dataclass(frozen=True)
+class MinP:
+  """Keeps the ids at least `share` as likely as the likeliest (Nguyen 2024, 2407.01082)."""
+  share: float
+
+  def __call__(self, logits, seen=None):
+    return jnp.where(logits < logits.max(-1, keepdims=True) + math.log(self.share), -jnp.inf, logits)
+
+
+def rules_of(sampling: Sampling) -> tuple:
+  """The rules that settings stand for, in the order in which they are applied: (logits f32[b v], seen bool[b v], the ids
+  drawn before) -> logits. At temperature 0 only those that can change which id is the likeliest."""
+  narrow = sampling.temperature > 0
+  said = ((Repetition(sampling.repetition_penalty), sampling.repetition_penalty != 1),
+          (Temperature(sampling.temperature), narrow),
+          (TopK(sampling.top_k), narrow and sampling.top_k > 0),
+          (TopP(sampling.top_p), narrow and sampling.top_p < 1),
+          (MinP(sampling.min_p), narrow and sampling.min_p > 0))
+  return tuple(rule for rule, on in said if on)
 
 
 def gathered(logits, bins: range, spread: float = 16.0):
@@ -37,30 +85,47 @@ def gathered(logits, bins: range, spread: float = 16.0):
   return logits.at[:, bins.start:bins.stop].set(together)
 
 
-def draw(logits, allowed, keys, sampling: Sampling, bins: range | None = None):
+def draw(logits, allowed, keys, sampling: Sampling, bins: range | None = None, seen=None):
   """i32[b]: one allowed id a row of logits f32[b v], allowed bool[b v], keys one a row. bins: ids that the likeliest is
-  found among as `gathered` says."""
-  if sampling.temperature == 0:
-    logits = gathered(logits, bins) if bins else logits
-    return jnp.argmax(jnp.where(allowed, logits, -jnp.inf), -1).astype(jnp.int32)
+  found among as `gathered` says; seen: for Repetition.
+
+  The largest of logits and Gumbel noise, which depends on the key alone: near logits give near the same ids.
+  """
+  if sampling.temperature == 0 and bins:
+    logits = gathered(logits, bins)
   logits = jnp.where(allowed, logits, -jnp.inf)
-  logits = logits / sampling.temperature
-  if sampling.top_k:
-    logits = top_k(logits, sampling.top_k)
-  if sampling.top_p < 1:
-    logits = top_p(logits, sampling.top_p)
-  noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-  return jnp.argmax(logits + noise, -1).astype(jnp.int32)
+  for rule in rules_of(sampling):
+    logits = rule(logits, seen)
+  if sampling.temperature > 0:
+    logits = logits + jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+  return jnp.argmax(logits, -1).astype(jnp.int32)
 
 
 def check(sampling: Sampling):
   """ValueError naming a setting out of its range."""
+  one_of = lambda legal: f"one of {', '.join(legal)}"
+  named = lambda name, legal: (name, repr(getattr(sampling, name)), one_of(legal), getattr(sampling, name) in legal)
+  interval, windowed = sampling.guidance_interval, ", ".join(n for n, s in STRATEGIES.items() if s.keep)
+  grouped = sampling.passes > 0 or sampling.strategy == "groups"
+  scale = lambda name: (name, getattr(sampling, name), "a number >= 0", 0 <= getattr(sampling, name) < math.inf)
   for name, value, legal, fits in (
-      ("temperature", sampling.temperature, "a number >= 0", 0 <= sampling.temperature < math.inf),
+      scale("temperature"),
       ("top_k", sampling.top_k, ">= 0 (0 keeps all)", sampling.top_k >= 0),
       ("top_p", sampling.top_p, "in (0, 1]", 0 < sampling.top_p <= 1),
+      ("min_p", sampling.min_p, "in [0, 1] (0 keeps all)", 0 <= sampling.min_p <= 1),
+      ("repetition_penalty", sampling.repetition_penalty, "a number > 0 (1 is none)",
+       0 < sampling.repetition_penalty < math.inf),
       ("passes", sampling.passes, ">= 0 (0 draws code by code)", sampling.passes >= 0),
-      ("guidance_scale", sampling.guidance_scale, "a number >= 0", 0 <= sampling.guidance_scale < math.inf),
-      ("text_attention", sampling.text_attention, "a number >= 0", 0 <= sampling.text_attention < math.inf)):
+      scale("guidance_scale"), scale("image_guidance_scale"),
+      named("guidance_schedule", GROWTHS),
+      ("guidance_interval", interval, "two shares of the drawing, 0 <= first < end <= 1",
+       len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1),
+      scale("text_attention"),
+      ("strategy", repr(sampling.strategy), one_of(STRATEGIES), sampling.strategy in ("", *STRATEGIES)),
+      ("window", sampling.window, ">= 0 tokens (0: the strategy's own)", sampling.window >= 0),
+      ("window", sampling.window, f"0 for groups; it goes with {windowed}", not (sampling.window and grouped)),
+      ("passes", sampling.passes, f"0 for {sampling.strategy}; they go with groups",
+       not sampling.passes or sampling.strategy in ("", "groups")),
+      named("guesses", NEIGHBOURS), named("group_sizes", SIZES), named("group_order", ORDERS)):
     if not fits:
       raise ValueError(f"sampling.{name}: {value} must be {legal}")

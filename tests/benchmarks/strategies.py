@@ -1,0 +1,173 @@
+"""Decoding strategies on trained runs: passes, what is drawn, and wall time.
+
+    python -m train.pipeline --config configs/scenes_objectives.py --workdir runs/objectives
+    python -m tests.benchmarks.strategies --model runs/objectives --emoji runs/emoji --raster runs/scenes
+
+`jacobi` at temperature 1 without top-k and top-p, with the run's guidance, against `sequential` in a program of the same
+shape, over `--keys` keys (a validation prompt each): the share of keys whose ids are all equal, and that against the
+one-token program. A pass is a forward behind the prefix, for both. Of several `--windows` and `--guesses` each is
+printed; the figures are those of the first.
+
+Groups need a run that learned `parallel` and, for accuracy, scenes: each of `--passes` against `sequential`, over
+`--prompts` prompts, with the run's own temperature and guidance. `groups_accuracy_drop` is from the better of this model
+drawn code by code and `--raster`, a run of the same training without `parallel` (without one it is void), at the first
+of `--passes`.
+
+Wall time is at batch 1 with guidance 3, of random weights in the shapes 4 x 256 and 12 x 768 with 64 codes, called in
+turn, the median of `--rounds`. The last line is JSON; figures that were not asked for are null.
+"""
+import dataclasses
+import json
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from unitok import config as c
+from unitok.config import Sampling
+from unitok.evaluation.examples import load_examples
+from unitok.evaluation.scene_tasks import truths
+from unitok.evaluation.scenes import read_pictures
+from unitok.evaluation.statistics import figure
+from unitok.model import Model
+from unitok.objectives import DRAWING, OBJECTIVES, drawing
+from unitok.objectives.codes import Codes
+from unitok.sampling.groups import groups_of
+from unitok.sampling.sampler import Sampler
+from unitok.sequence import build
+from unitok.steps import Language
+from unitok.vocab import make_vocabulary
+
+BATCH = 25
+"""Keys drawn side by side."""
+SHAPES = {"256": dict(layers=4, width=256, heads=8, kv_heads=4, hidden=704),
+          "768": dict(layers=12, width=768, heads=12, kv_heads=6, hidden=2048)}
+
+
+def drawn(model: Model, texts: list[np.ndarray], sampling: Sampling, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+  """(ids, passes behind the prefix) of a picture for each text."""
+  grid, books = model.image.grid, model.vocabulary.books
+  empty = np.full(grid if books == 1 else (*grid, books), -1, np.int32)
+  document = lambda text: build(OBJECTIVES["text_to_image"](
+      Codes((text,), empty), np.random.default_rng(0), drawing(model.config.decoder.objectives)), model.vocabulary)
+  ids, passes = [], []
+  for start in range(0, len(texts), BATCH):
+    some = texts[start:start + BATCH]
+    nulls = [document(text[:0]) for text in some] if sampling.guidance_scale != 1 else None
+    part = model.sampler.run([document(text) for text in some], sampling, seed, nulls, first_row=start)
+    ids, passes = ids + part.ids, passes + list(part.passes)
+  return ids, np.array(passes)
+
+
+def jacobi(model: Model, keys: int, windows: tuple[int, ...], guesses: tuple[str, ...]) -> dict:
+  """Figures of the first window and guess, over one key a prompt."""
+  prompts = load_examples(model.config, "val", keys).captioned().prompts
+  prompts = [prompt for prompt in prompts if model.fits(prompt)]
+  texts, out = [model.text.encode(prompts[n % len(prompts)]) for n in range(keys)], {}
+  warm = dataclasses.replace(model.config.sampling, temperature=1.0, top_k=0, top_p=1.0, passes=0)
+  plain, passes = drawn(model, texts, dataclasses.replace(warm, strategy="sequential", window=0), 1)
+  equal = lambda a, b: np.array([np.array_equal(x, y) for x, y in zip(a, b, strict=True)])
+  for window in windows:
+    alike, _ = drawn(model, texts, dataclasses.replace(warm, strategy="sequential", window=window), 1)
+    for guess in guesses:
+      ids, taken = drawn(model, texts, dataclasses.replace(warm, strategy="jacobi", window=window, guesses=guess), 1)
+      one = {"share": float(taken.sum() / passes.sum()), "identical": float(equal(ids, alike).mean()),
+             "identical_one_token": float(equal(ids, plain).mean()), "n": len(ids)}
+      out[f"{window} {guess}"] = one
+      print(f"jacobi, window {window:3d}, guess {guess:5s}: {taken.mean():.1f} of {passes.mean():.0f} passes, share "
+            f"{one['share']:.3f}, identical {one['identical']:.3f} (one token a pass {one['identical_one_token']:.3f}), "
+            f"n {len(ids)}", flush=True)
+  return out
+
+
+def accuracy(model: Model, sampling: Sampling, count: int) -> dict:
+  """{accuracy, accuracy_n, …} of whole pictures right, over as many validation prompts."""
+  config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, val_examples=count))
+  val = load_examples(config, "val", count)
+  found = read_pictures(model.generate(val.prompts, sampling, seed=0, batch_size=256))
+  return figure("accuracy", np.array([a == f for a, f in zip(truths(val), found, strict=True)]))
+
+
+def curve(model: Model, raster: Model | None, passes: tuple[int, ...], count: int) -> dict:
+  """Accuracy of whole pictures by the number of passes."""
+  base = dataclasses.replace(model.config.sampling, strategy="", window=0, passes=0)
+  codes, out = int(np.prod(model.image.grid)), {}
+  out["sequential"] = accuracy(model, base, count) | {"passes": codes - 1}
+  if raster is not None:
+    out["raster"] = accuracy(raster, dataclasses.replace(raster.config.sampling, passes=0), count) | {"passes": codes - 1}
+  for number in passes:
+    for order in ("random", "halton", "locality"):
+      how = dataclasses.replace(base, passes=number, group_order=order)
+      out[f"{number} {order}"] = accuracy(model, how, count) | {"passes": number - 1}
+  for name, one in out.items():
+    print(f"{name:14s} {one['passes']:3d} passes behind the prefix, pictures right {one['accuracy']:.3f} "
+          f"({one['accuracy_low']:.3f}-{one['accuracy_high']:.3f}), n {one['accuracy_n']}", flush=True)
+  return out
+
+
+def walls(shape: dict, passes: int, rounds: int, grid: int = 8) -> dict[str, float]:
+  """Seconds a picture at batch 1; window: by passes as large as jacobi's that keep one token each."""
+  vocabulary = make_vocabulary({"text": 512, "image": 1024}, {})
+  language = Language(c.Decoder(**shape), vocabulary.size, tuple(OBJECTIVES))
+  sampler = Sampler(language, language.init(jax.random.key(0)), vocabulary)
+  text = np.arange(16, dtype=np.int32)
+
+  def document(words, objective, groups=None):
+    codes = Codes((words,), np.full((grid, grid), -1, np.int32), groups=groups)
+    return build(OBJECTIVES[objective](codes, np.random.default_rng(0), DRAWING), vocabulary)
+
+  groups = groups_of(np.ones((grid, grid), bool), Sampling(passes=passes), 0)
+  guided, alone = Sampling(guidance_scale=3.0), ("text_to_image", None)
+  ways = {"sequential": (dataclasses.replace(guided, strategy="sequential"), *alone),
+          "groups": (dataclasses.replace(guided, strategy="groups"), "parallel", groups),
+          "window": (dataclasses.replace(guided, strategy="sequential", window=16), *alone)}
+  seconds = {name: [] for name in ways}
+  for number in range(rounds + 1):
+    for name, (sampling, *what) in ways.items():
+      start = time.perf_counter()
+      sampler.draw([document(text, *what)], sampling, number, [document(text[:0], *what)])
+      if number:      # the first compiles
+        seconds[name].append(time.perf_counter() - start)
+  return {name: statistics.median(some) for name, some in seconds.items()}
+
+
+def main(model: Path | None = None, emoji: Path | None = None, raster: Path | None = None, keys: int = 200,
+         prompts: int = 2_000, windows: tuple[int, ...] = (16,), guesses: tuple[str, ...] = ("above", "left"),
+         passes: tuple[int, ...] = (8, 4, 16, 32), rounds: int = 5, shapes: tuple[str, ...] = ("256", "768")):
+  """model: a run on scenes; emoji: one on another source, for `jacobi` alone; raster: of equal training, without
+  parallel; shapes: those timed, of 256 and 768."""
+  result = {"jacobi_pass_share": None, "jacobi_identical": None, "jacobi_pass_share_emoji": None, "groups_pass_share": None,
+            "groups_accuracy_drop": None}
+  for folder, suffix in ((model, ""), (emoji, "_emoji")):
+    if folder is None:
+      continue
+    print(f"{folder}:", flush=True)
+    opened = Model.open(folder)
+    found = jacobi(opened, keys, windows, guesses)
+    first = next(iter(found.values()))
+    result |= {f"jacobi_pass_share{suffix}": first["share"], f"jacobi_identical{suffix}": first["identical"],
+               f"jacobi_identical_one_token{suffix}": first["identical_one_token"], f"jacobi_n{suffix}": first["n"],
+               f"jacobi{suffix}": found}
+    if not suffix and opened.config.decoder.tasks.get("parallel"):
+      found = curve(opened, None if raster is None else Model.open(raster), passes, prompts)
+      ours = found[f"{passes[0]} random"]
+      best = max(found[name]["accuracy"] for name in ("sequential", "raster") if name in found)
+      result |= {"groups_pass_share": ours["passes"] / found["sequential"]["passes"],
+                 "groups_accuracy_drop": best - ours["accuracy"] if raster else None,
+                 "groups_accuracy_drop_own": found["sequential"]["accuracy"] - ours["accuracy"],
+                 "groups_n": ours["accuracy_n"], "groups": found}
+  for name in shapes:
+    seconds = walls(SHAPES[name], passes[0], rounds)
+    suffix = "" if name == "256" else f"_{name}"
+    print(f"{SHAPES[name]['layers']} x {name}, batch 1, 64 codes: " + ", ".join(
+        f"{way} {1e3 * one:.0f} ms" for way, one in seconds.items()) + f", n {rounds}", flush=True)
+    result |= {f"groups_wall_ratio{suffix}": seconds["sequential"] / seconds["groups"], f"wall_n{suffix}": rounds,
+               f"window_pass_ratio{suffix}": seconds["window"] / seconds["sequential"]}
+  print(json.dumps(result))
+
+
+if __name__ == "__main__":
+  tyro.cli(main, description=__doc__)

@@ -1,0 +1,194 @@
+"""The compiled program that draws: one pass over the known prefix, then one loop, with keys and values cached.
+
+All rows go on together, pass by pass, or each has a window of columns at a place of its own (see `Strategy`).
+"""
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unitok.config import Sampling
+from unitok.models.rule import Rule
+from unitok.sampling import rules
+from unitok.sampling.guidance import guidance_of
+from unitok.sampling.rows import Rows
+
+
+class Blocks(NamedTuple):
+  """What the program knows of the vocabulary."""
+  members: jax.Array      # bool[blocks+1 v]; the last row is block -1
+  text: int               # its number, -1 without it
+  image: int
+
+
+class State(NamedTuple):
+  """Between two passes of `count` rows, or twice or three times as many where there is guidance."""
+  at: jax.Array             # the column that the next pass begins at: i32[], or i32[count] of rows that go on apart
+  ids: jax.Array            # [b n] known, drawn or guessed
+  extra: Any
+  alive: jax.Array          # i32[count n]: 0 where void
+  drawn: jax.Array          # i32[count n]: -1 where nothing was
+  more: Any                 # i32[count n G-1]
+  passes: jax.Array         # i32[count]: of each row, behind the first
+  known: Any = None         # i32[count]: the last column with an id or a guess from the last pass; None without windows
+  cache: Any = None
+
+
+def take(x, at, n: int):
+  """Columns at .. at+n-1 of each [b c …]; at is a number, or one for each row of the first b/k, which repeat k times."""
+  if jnp.ndim(at) == 0:
+    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, at, n, 1), x)
+  one = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, n))
+  return jax.tree.map(lambda a: one(jnp.asarray(a), jnp.tile(at, a.shape[0] // at.shape[0])), x)
+
+
+def put(x, new, at):
+  """x [b c …] with `new` [b n …] at columns at .. at+n-1, as `take` has them."""
+  if jnp.ndim(at) == 0:
+    return jax.lax.dynamic_update_slice_in_dim(x, new, at, 1)
+  one = jax.vmap(lambda row, part, start: jax.lax.dynamic_update_slice_in_dim(row, part, start, 0))
+  return one(x, new, jnp.tile(at, x.shape[0] // at.shape[0]))
+
+
+def draw_rows(language, blocks: Blocks, params, rows: Rows, numbers, seed, *, prefix: int, width: int, sampling: Sampling,
+              bins: range | None, keep: Callable | None):
+  """(i32[count n], i32[count n G-1] or None, i32[count]): what was drawn at each column, and the further codes of a
+  place, -1 where nothing was; and the passes that each row took behind that over its prefix, which draws too.
+
+  width: columns of a pass. bins: the ids of boxes, where `rules.gathered` is needed for them. keep: the strategy's, then
+  the last `width` columns of the rows are spare.
+
+  Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
+  """
+  model, guidance = language.model(params), guidance_of(sampling)
+  all_rows, columns = rows.ids.shape
+  count = numbers.shape[0]
+  repeats = all_rows // count
+  keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+  place, last = jnp.arange(columns), columns - width
+  flat = lambda x: x.reshape(-1, *x.shape[2:])
+  every = lambda x: jnp.tile(x, (repeats, *[1] * (x.ndim - 1)))
+
+  def extend(s: State, positions, cache, at, n):
+    rule = Rule(*rows.rule)
+    rule = rule._replace(segment_ids=rule.segment_ids * every(s.alive))
+    slots = at if jnp.ndim(at) == 0 else every(at)
+    return model.extend(take(s.ids, at, n), positions, take(rule, at, n), cache, rule, slots, bias(s.ids),
+                        take(s.extra, at, n))
+
+  def bias(ids):
+    """f32[b n] that text gets in a document whose picture is drawn (CogView2, 2204.14217), or None."""
+    if not sampling.text_attention:
+      return None
+    drawn = (rows.blocks == blocks.image).any(1, keepdims=True)
+    return jnp.where(blocks.members[blocks.text][ids] & drawn, sampling.text_attention, 0.0)
+
+  def moved(at, alive):
+    """Positions of the columns from `at` on, moved up by what is void before them."""
+    void = ((every(alive) == 0) & rows.advances).astype(jnp.int32)
+    return take(rows.positions, at, width) - take(jnp.cumsum(void, 1) - void, at, width)[..., None]
+
+  def to_draw(at, alive):
+    """bool[count]: is anything left to be drawn from `at` on?"""
+    return ((rows.blocks[:count] >= 0) & (alive > 0) & (place >= at[..., None])).any(-1)
+
+  def following(at, alive):
+    """Where the next pass begins that is not void: of all rows together, or of each by itself, `last` at its end."""
+    stands = rows.rule.segment_ids.reshape(repeats, count, -1) * alive > 0
+    some = stands.any(0 if keep else (0, 1)) & (place >= at[..., None])
+    first = jnp.where(some.any(-1), jnp.argmax(some, -1), columns)
+    if keep:
+      return jnp.where(to_draw(first, alive), first, last).astype(jnp.int32)
+    return (first - (first - prefix) % width).astype(jnp.int32)
+
+  def guess(s: State) -> State:
+    """With an id wherever one is asked for in the window: behind `known` that which stands `back` columns before it, or
+    as many times as it takes to be known."""
+    at, here = s.at, s.at[:, None] + jnp.arange(width)
+    back, ahead = take(rows.back[:count], at, width), here - s.known[:, None]
+    new = take(rows.asked[:count], at, width) & (ahead > 0)
+    source = jnp.where(new, jnp.maximum(here + back * (-ahead // back), 0), here)
+    copied = lambda x: x if x is None else jnp.where(
+        every(new).reshape(all_rows, width, *[1] * (x.ndim - 2)),
+        every(jax.vmap(lambda row, where: row[where])(x[:count], source)), take(x, at, width))
+    return s._replace(ids=put(s.ids, copied(s.ids), at),
+                      extra=None if s.extra is None else put(s.extra, copied(s.extra), at))
+
+  def further(hidden, first, here, draw_keys, done):
+    """i32[count width G-1]: the further codes of the places `here` whose first codes were drawn, -1 elsewhere."""
+    codes = first[:, None]
+    for book, ids in enumerate(language.further):
+      logits = model.next_book(flat(hidden), flat(every(codes.reshape(count, width, -1))))
+      logits = guidance(logits.reshape(all_rows, width, -1), done)
+      keys = jax.vmap(lambda key: jax.random.fold_in(key, book))(draw_keys)
+      plain = dataclasses.replace(sampling, repetition_penalty=1.0)
+      choice = rules.draw(flat(logits), jnp.ones((), bool), keys, plain)
+      codes = jnp.column_stack([codes, choice + ids.start])
+    return jnp.where(here[:, None], codes[:, 1:], -1).reshape(count, width, -1)
+
+  def seen_by(s: State, at, size: int):
+    """bool[count*width v]: the ids that were drawn in the document before what each column draws."""
+    if sampling.repetition_penalty == 1:
+      return None
+    asked = rows.asked[:count] & (s.alive > 0)
+    before = (asked & (place < at[..., None])).astype(jnp.int32)
+    before = jnp.zeros((count, size), jnp.int32).at[jnp.arange(count)[:, None], s.ids[:count]].max(before)
+    window = take(asked, at, width)[..., None] & (take(s.ids[:count], at, width)[..., None] == jnp.arange(size))
+    return flat(jnp.cumsum(window, 1) + before[:, None] > 0)
+
+  def draw(s: State, hidden) -> State:
+    """With what the columns from `at` on ask for, given their last layer's output [b width w]."""
+    at = s.at
+    block, end, number = (flat(take(x[:count], at, width)) for x in (rows.blocks, rows.ends, rows.draws))
+    in_rows = lambda x: x.reshape(count, width)
+    done = in_rows(number) / jnp.maximum((rows.blocks[:count] >= 0).sum(1, keepdims=True), 1)
+    logits = guidance(model.logits(flat(hidden)).reshape(all_rows, width, -1), done)
+    allowed = blocks.members[block] | ((jnp.arange(logits.shape[-1]) == end[:, None]) & (end >= 0)[:, None])
+    allowed = allowed | (block < 0)[:, None]
+    draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
+    choice = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at, logits.shape[-1]))
+    here = (block >= 0) & (flat(take(s.alive, at, width)) > 0)
+    others = None if s.extra is None else further(hidden, choice, here & (block == blocks.image), draw_keys, done)
+    choice, here, end = in_rows(choice), in_rows(here), in_rows(end)
+    first, rest = (take(x[:count], at, width) for x in (rows.fills, rows.left))
+    ends, kept, next_at = here & (choice == end), here, at + width
+    if keep:
+      stay = keep(right(s, at, choice, others, ends & (first < rest)))
+      kept, next_at = here & (jnp.arange(width) < stay[:, None]), at + stay
+    where = jnp.where(every(here), take(rows.fills, at, width), columns)
+    row = jnp.arange(all_rows)[:, None]
+    rest = (first[..., None] <= place) & (place < rest[..., None])
+    void = (rest & (ends & kept)[..., None]).any(1)
+    alive = jnp.where(void, 0, s.alive)
+    s = s._replace(at=following(next_at, alive), alive=alive, drawn=put(s.drawn, jnp.where(kept, choice, -1), at),
+                   ids=s.ids.at[row, where].set(every(choice), mode="drop"), known=at + width if keep else None)
+    if others is None:
+      return s
+    return s._replace(more=put(s.more, jnp.where(kept[..., None], others, -1), at),
+                      extra=s.extra.at[row, where].set(every(others), mode="drop"))
+
+  def right(s: State, at, choice, others, closes):
+    """bool[count width]: did a column have the id that was drawn before it, and was nothing closed there?"""
+    same = take(s.ids[:count], at, width)[:, 1:] == choice[:, :-1]
+    if others is not None:
+      same &= (take(s.extra[:count], at, width)[:, 1:] == others[:, :-1]).all(-1)
+    same = (same | ~take(rows.asked[:count], at, width)[:, 1:]) & ~closes[:, :-1]
+    return jnp.pad(same, ((0, 0), (1, 0)), constant_values=True)
+
+  def one(s: State) -> State:
+    s = s._replace(passes=s.passes + to_draw(s.at, s.alive))
+    s = guess(s) if keep else s
+    hidden, cache = extend(s, moved(s.at, s.alive), s.cache, s.at, width)
+    return draw(s, hidden)._replace(cache=cache)
+
+  nothing = lambda x: jnp.full((count, *x.shape[1:]), -1, jnp.int32)
+  at = jnp.full(count, prefix, jnp.int32) if keep else jnp.int32(prefix)
+  s = State(at, jnp.asarray(rows.ids), jax.tree.map(jnp.asarray, rows.extra), jnp.ones((count, columns), jnp.int32),
+            nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if keep else None)
+  s = guess(s) if keep else s
+  hidden, cache = extend(s, rows.positions[:, :prefix + width], model.empty_cache(all_rows, columns), 0, prefix + width)
+  s = draw(s, hidden[:, prefix:])._replace(cache=cache)
+  s = jax.lax.while_loop(lambda s: to_draw(s.at, s.alive).any(), one, s)
+  return s.drawn, s.more, s.passes
