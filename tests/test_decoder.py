@@ -37,7 +37,7 @@ def test_equal_axes_give_the_one_dimensional_rotary_embedding():
 
 def started(language: Language, tx=None):
   """Its weights, or the whole state of its training."""
-  return jax.jit(language.init if tx is None else lambda key: decoder_state(language, tx, key))(jax.random.key(0))
+  return language.init(jax.random.key(0)) if tx is None else decoder_state(language, tx, jax.random.key(0))
 
 
 def grid_positions(start: int):

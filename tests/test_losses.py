@@ -62,7 +62,7 @@ def test_the_decoders_loss_is_the_same_in_chunks(books, precision):
   def both(chunk):
     options = dataclasses.replace(OPTIONS, z_loss=0.1, loss_chunk=chunk)
     model = Language(options, 20 + 6 * (books - 1), ("a", "b"), PRECISIONS[precision], further)
-    return jax.jit(jax.value_and_grad(model.loss, has_aux=True))(jax.jit(model.init)(jax.random.key(0)), batch)
+    return jax.jit(jax.value_and_grad(model.loss, has_aux=True))(model.init(jax.random.key(0)), batch)
 
   close(both(7), both(0), 1e-5 if precision == "float32" else 2e-2)
 
@@ -86,7 +86,7 @@ def test_parts_make_the_step_of_the_whole(options):
   def step(parts):
     train = dataclasses.replace(OPTIONS.train, accumulate=parts)
     model, tx = Language(dataclasses.replace(OPTIONS, train=train, **options), 20, ("a", "b")), optimizer(train)
-    state = jax.jit(lambda key: decoder_state(model, tx, key))(jax.random.key(0))._replace(step=jnp.int32(1))
+    state = decoder_state(model, tx, jax.random.key(0))._replace(step=jnp.int32(1))
     state = state._replace(opt_state=jax.tree.map(lambda x: x + 1 if x.ndim == 0 else x, state.opt_state))
     return jax.jit(lambda s, b: decoder_step(model, tx, s, b, jax.random.key(1)))(state, batch)
 

@@ -34,13 +34,11 @@ def made(name: str):
   """(Language, weights that are all random, the norms' scales too, and large enough for the caps to bite)."""
   language = Language(dataclasses.replace(PLAIN, **SWITCHES[name]), V.size, ("text/text", "text_to_image/image"))
 
-  def weights():
-    leaves, tree = jax.tree.flatten(language.init(jax.random.key(0)))
-    moved = [2 * x * jax.random.uniform(jax.random.key(n), x.shape, minval=0.5, maxval=2) for n, x in enumerate(leaves)]
-    params = jax.tree.unflatten(tree, moved)
-    return {**params, "head": {"kernel": 10 * params["head"]["kernel"]}}
-
-  return language, jax.jit(weights)()
+  leaves, tree = jax.tree.flatten(language.init(jax.random.key(0)))
+  moved = [2 * x * jax.random.uniform(jax.random.key(n), x.shape, minval=0.5, maxval=2) for n, x in enumerate(leaves)]
+  params = jax.tree.unflatten(tree, moved)
+  params["head"]["kernel"] = 10 * params["head"]["kernel"]
+  return language, params
 
 
 def rows(b: int, n: int) -> Rule:
@@ -141,14 +139,10 @@ def test_scores_in_every_attention(kind, name):
     weights = jax.nn.softmax((scores - scores.max(-1, keepdims=True)) * score.relax, -1)
     return jnp.einsum("bhqk,bhkd->bqhd", weights, v)
 
-  def both(f):
-    out, back = jax.vjp(f, q, k, v)
-    return out, *back(grad)
-
-  scored = lambda *x: attend(*x, look(rule, kind), score)
-  for a, b in zip(jax.jit(lambda: both(scored))(), jax.jit(lambda: both(printed))()):
+  (want, back), (got, gone) = (jax.vjp(f, q, k, v) for f in (printed, lambda *x: attend(*x, look(rule, kind), score)))
+  for a, b in zip((got, *gone(grad)), (want, *back(grad))):
     np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3)
-  got, plain = jax.jit(scored)(q, k, v), jax.jit(lambda *x: attend(*x, look(rule, kind)))(q, k, v)
+  plain = attend(q, k, v, look(rule, kind))
   if score.softcap:
     assert np.abs(got - plain).max() > 0.1
   else:
@@ -220,7 +214,7 @@ def test_watch():
   plain, watching = (Language(dataclasses.replace(PLAIN, attention_softcap=0.3, watch_every=n, train=train), V.size, tasks)
                      for n in (0, 2))
   tx = optimizer(train)
-  state = jax.jit(lambda key: decoder_state(plain, tx, key))(jax.random.key(0))._replace(params=made("default")[1])
+  state = decoder_state(plain, tx, jax.random.key(0))._replace(params=made("default")[1])
   step = lambda model: jax.jit(lambda s: decoder_step(model, tx, s, batch, jax.random.key(1)))
   (want, rest), (after, found) = step(plain)(state), step(watching)(state)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after, want)
