@@ -93,6 +93,20 @@ def test_generate(capsys, folder, tmp_path):
   assert picture(wide["outputs"][0]["file"]).shape == (8, 24, 3)
 
 
+def test_generate_several(capsys, folder, tmp_path):
+  """Three pictures of each prompt, named in their order; a row of the sheet each."""
+  said = call(capsys, "generate", "--model", folder, "a red ring", "b", "--samples", 3, "--out", tmp_path)
+  assert [Path(x["file"]).name for x in said["outputs"]] == [
+      *(f"0_a_red_ring_{n}.png" for n in range(3)), *(f"1_b_{n}.png" for n in range(3))]
+  assert [x["rank"] for x in said["outputs"]] == [0, 1, 2] * 2
+  nats = [x["log_likelihood"] for x in said["outputs"]]
+  assert nats[:3] == sorted(nats[:3], reverse=True) and max(nats) < 0
+  assert (tmp_path / "grid.png").exists()
+  assert cli.main(["generate", "--model", str(folder), "a", "--samples", "0", "--out", str(tmp_path / "none")]) == 2
+  assert "unitok: samples: 0 of each prompt, must be 1 or more" in capsys.readouterr().err
+  assert not (tmp_path / "none").exists()
+
+
 def test_caption(capsys, folder, files):
   said = call(capsys, "caption", "--model", folder, *files, "--limit", 5)
   assert [x["file"] for x in said["outputs"]] == files and all(isinstance(x["caption"], str) for x in said["outputs"])

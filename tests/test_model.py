@@ -51,6 +51,30 @@ def test_generate(model):
   assert not np.array_equal(guided, drawn)
 
 
+def test_ranked(model):
+  """Of each prompt the same pictures as one after another, in the order of what they score."""
+  prompts, likely = ["a small red circle", "two things"], model.log_likelihood
+  pictures, scores = model.generate_ranked(prompts, 3, None, WARM, seed=3)
+  every = [prompt for prompt in prompts for _ in range(3)]
+  drawn = model.generate(every, WARM, seed=3).reshape(2, 3, 16, 16, 3)
+  for n, prompt in enumerate(prompts):
+    nats = likely([prompt] * 3, drawn[n])
+    assert len(set(nats)) == 3
+    np.testing.assert_allclose(scores[n], np.sort(nats)[::-1], atol=1e-4)
+    assert np.array_equal(pictures[n], drawn[n][np.argsort(-nats)])
+  bright = lambda prompts, pictures: pictures.mean((1, 2, 3))
+  pictures, scores = model.generate_ranked([""], 4, bright, WARM, size=(16, 24))
+  assert pictures.shape == (1, 4, 16, 24, 3) and (np.diff(scores[0]) <= 0).all()
+  assert np.allclose(pictures[0].mean((1, 2, 3)), scores[0])
+  for call, said in ((lambda: model.generate_ranked(prompts, 0), "samples: 0 of each prompt, must be 1 or more"),
+                     (lambda: model.generate_ranked(["a", ""], 2), "prompt 1: it is empty"),
+                     (lambda: model.generate_ranked(["a"], 2, size=(16, 24)), "size: 16 x 24 .* learned of 16 x 16"),
+                     (lambda: model.generate_ranked(["a"], 2, lambda p, x: [np.nan, 1]), "must be 2 finite numbers"),
+                     (lambda: model.generate_ranked(["a"], 2, lambda p, x: [1]), r"f32\[1\], must be 2 finite")):
+    with pytest.raises(ValueError, match=said):
+      call()
+
+
 def test_run_settings_are_the_default(model):
   cold = dataclasses.replace(model, config=dataclasses.replace(model.config, sampling=Sampling(temperature=0.0)))
   assert np.array_equal(cold.generate(["red"] * 2, seed=1), model.generate(["red"] * 2, Sampling(temperature=0.0), seed=2))

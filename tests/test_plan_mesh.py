@@ -5,8 +5,9 @@ import math
 import shutil
 
 import pytest
+import small_run
 
-from tests import eight_devices, small_run
+from tests import eight_devices
 from unitok import cli
 from unitok import config as c
 from unitok.plan.chips import CHIPS, roofline

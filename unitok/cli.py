@@ -70,6 +70,8 @@ class Generate(Drawing):
   """constant; linear, cosine: guidance grows from 1 while a picture is drawn."""
   guidance_interval: Annotated[tuple[float, float] | None, arg(metavar="FROM TO", help_behavior_hint=RUNS)] = None
   """Shares of the drawing between which there is guidance, e.g. 0.2 1."""
+  samples: int = 1
+  """Pictures of each prompt, those first that make the prompt the likeliest as their caption."""
   size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="(default: the run's square)")] = None
   """Height and width of the pictures in pixels."""
   text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None

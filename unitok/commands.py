@@ -37,13 +37,32 @@ def generate(o) -> Said:
     raise ValueError("generate: no prompts; give some (unitok generate --model DIR \"a red circle\") or --prompts FILE")
   model, data, start = _open(o)
   sampling = _sampling(o, model.config.sampling)
+  if o.samples != 1:
+    return _ranked(o, model, sampling, prompts, data, start)
   images = model.generate(prompts, sampling, o.seed, o.batch_size, o.size)
-  width = len(str(len(prompts) - 1))
-  files = [save(Path(o.out) / f"{n:0{width}d}{_slug(prompt)}.png", image)
-           for n, (prompt, image) in enumerate(zip(prompts, images))]
+  files = [save(Path(o.out) / f"{name}.png", image) for name, image in zip(_numbered(prompts), images)]
   data |= _drawn(o, sampling, start, [{"prompt": p, "file": f} for p, f in zip(prompts, files)])
   said = Said(data, files, ("prompt", "file"), list(zip(prompts, files)))
   return _with_grid(said, o.out, lambda: sheet(images), len(files))
+
+
+def _numbered(prompts: list[str]) -> list[str]:
+  width = len(str(len(prompts) - 1))
+  return [f"{n:0{width}d}{_slug(prompt)}" for n, prompt in enumerate(prompts)]
+
+
+def _ranked(o, model, sampling: c.Sampling, prompts: list[str], data: dict, start: float) -> Said:
+  """Several pictures of each prompt, the best first; a row of the grid each."""
+  images, scores = model.generate_ranked(prompts, o.samples, None, sampling, o.seed, o.batch_size, o.size)
+  width = len(str(o.samples - 1))
+  outputs = [{"prompt": prompt, "rank": n, "log_likelihood": round(float(score), 3),
+              "file": save(Path(o.out) / f"{name}_{n:0{width}d}.png", image)}
+             for name, prompt, some, its in zip(_numbered(prompts), prompts, images, scores)
+             for n, (image, score) in enumerate(zip(some, its))]
+  data |= _drawn(o, sampling, start, outputs)
+  rows = [(one["prompt"], f"{one['log_likelihood']:.2f}", one["file"]) for one in outputs]
+  said = Said(data, [one["file"] for one in outputs], ("prompt", "log p(prompt | picture)", "file"), rows)
+  return _with_grid(said, o.out, lambda: sheet(images.reshape(-1, *images.shape[2:]), o.samples), len(outputs))
 
 
 def caption(o) -> Said:

@@ -81,6 +81,34 @@ class Model:
     drawn = self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None))
     return self._pictures_of(drawn, order, empty)
 
+  def generate_ranked(self, prompts: list[str], samples: int, rank: Callable | None = None,
+                      sampling: Sampling | None = None, seed: int = 0, batch_size: int = BATCH,
+                      size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(u8[n samples H W 3], f32[n samples]): as many pictures of each prompt and their scores, the best first.
+
+    rank(prompts, u8[m H W 3]) -> [m], more is better; unless given log p(prompt | picture) in nats, for which the model
+    has to know image_to_text (CogView, 2105.13290, section 3.3). What is drawn is what `generate` draws for each prompt
+    `samples` times in a row. ValueError where there is nothing to rank by, or a score is no number.
+    """
+    if samples < 1:
+      raise ValueError(f"samples: {samples} of each prompt, must be 1 or more")
+    if rank is None:
+      self._check_trained("image_to_text")
+      if empty := [n for n, text in self._encoded(prompts) if not len(text)]:
+        raise ValueError(f"prompt {empty[0]}: it is empty, and pictures are ranked by how likely they make it; write "
+                         "one, or give a rank of your own")
+      if size is not None and tuple(size) not in self._sizes():
+        raise ValueError(f"size: {size[0]} x {size[1]} pictures cannot be ranked by their captions, which were learned of "
+                         f"{' or '.join(f'{h} x {w}' for h, w in self._sizes())}; take such, or give a rank of your own")
+    every = [prompt for prompt in prompts for _ in range(samples)]
+    pictures = self.generate(every, sampling, seed, batch_size, size)
+    scores = np.asarray((rank or functools.partial(self.log_likelihood, batch_size=batch_size))(every, pictures), np.float32)
+    if scores.shape != (len(every),) or not np.isfinite(scores).all():
+      raise ValueError(f"rank: its scores are f32{list(scores.shape)}, must be {len(every)} finite numbers, one a picture")
+    scores, pictures = scores.reshape(-1, samples), pictures.reshape(-1, samples, *pictures.shape[1:])
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(pictures, order[..., None, None, None], 1), np.take_along_axis(scores, order, 1)
+
   def imagine(self, count: int, sampling: Sampling | None = None, seed: int = 0, batch_size: int = BATCH,
               size: tuple[int, int] | None = None) -> np.ndarray:
     """u8[count H W 3]: pictures that nothing was asked of, by the objective `image`. size as for `generate`."""
@@ -268,14 +296,23 @@ class Model:
       raise ValueError(f"texts: {len(texts)} for {count} pictures; give one for each")
     return [(n, self.text.encode(text)) for n, text in enumerate(texts)]
 
+  def _sizes(self) -> list[tuple[int, int]]:
+    """(H, W) of the pictures that it learned from."""
+    data = self.config.data
+    return sorted({(data.image_size, data.image_size), *map(tuple, data.sizes)})
+
   def _pictures(self, images) -> np.ndarray:
-    images, data = np.asarray(images), self.config.data
-    sizes = {(data.image_size, data.image_size), *data.sizes}
+    images, sizes = np.asarray(images), self._sizes()
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1:3] not in sizes:
-      legal = " or ".join(f"uint8[n {height} {width} 3]" for height, width in sorted(sizes))
+      legal = " or ".join(f"uint8[n {height} {width} 3]" for height, width in sizes)
       raise ValueError(f"images are {images.dtype}{list(images.shape)}, must be {legal}; unitok.data.pictures.square "
                        "reads a file as a square")
     return images
+
+  def _check_trained(self, objective: str):
+    if not self.config.decoder.tasks.get(objective):
+      raise ValueError(f"{objective}: this model was not trained for it (decoder.tasks has no share of it); "
+                       "train one with --decoder.tasks")
 
   def _document(self, objective: str, text: np.ndarray | None, image: np.ndarray | None, where: str = "",
                 **more) -> Sequence:
@@ -283,9 +320,7 @@ class Model:
 
     ValueError where it is longer than a training row.
     """
-    if not self.config.decoder.tasks.get(objective):
-      raise ValueError(f"{objective}: this model was not trained for it (decoder.tasks has no share of it); "
-                       "train one with --decoder.tasks")
+    self._check_trained(objective)
     text = np.zeros(0, np.int32) if text is None else text
     codes = Codes((text,), image, **more)
     options = drawing(self.config.decoder.objectives)
