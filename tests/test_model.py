@@ -75,6 +75,46 @@ def test_ranked(model):
       call()
 
 
+@pytest.mark.parametrize("way", [{}, {"passes": 5}, {"strategy": "jacobi", "window": 3}])
+def test_watching(versatile, way):
+  """What is drawn is the same; each look shows its first codes, and the rest is grey."""
+  sampling, looks = dataclasses.replace(WARM, **way), []
+  keep = lambda so_far: looks.append((so_far.first, so_far.share, so_far.made()))
+  prompts = ["a red ring", "", "blue"]
+  drawn = versatile.generate(prompts, sampling, seed=3)
+  assert np.array_equal(versatile.watching(keep, 1).generate(prompts, sampling, seed=3, batch_size=2), drawn)
+  for first, count in ((0, 2), (2, 1)):
+    some = [look for look in looks if look[0] == first]
+    assert len(some) > 1 and [share for _, share, _ in some] == sorted({share for _, share, _ in some})
+    assert 0 < some[0][1] < 0.5 and {len(pictures) for *_, pictures in some} == {count}
+    last = np.zeros((count, 4, 4), bool)
+    for _, share, pictures in some:
+      there = ~(pictures == 128).reshape(count, 4, 4, 4, 4, 3).all((2, 4, 5))
+      assert (there | ~last).all() and share == pytest.approx(there.mean())
+      last = there
+  assert not np.array_equal(looks[0][2], drawn[:2])
+
+
+def test_texts_are_watched(model, images):
+  """Also fillings; a look that raises ends the drawing, and the model goes on with the next."""
+  looks = []
+  keep = lambda so_far: looks.append(so_far.made())
+  captions = model.caption(images[:2], WARM, seed=1, limit=9)
+  assert model.watching(keep, 3).caption(images[:2], WARM, seed=1, limit=9) == captions
+  assert len(looks) > 1 and all(whole.startswith(part.rstrip("\ufffd")) for look in looks for part, whole in zip(look, captions))
+  masks = np.zeros((2, 16, 16), bool)
+  masks[:, 4:12, 4:12] = True
+  filled = model.infill(images[:2], masks, None, WARM, seed=1, keep_original=True)
+  looks.clear()
+  assert np.array_equal(model.watching(keep, 1).infill(images[:2], masks, None, WARM, seed=1, keep_original=True), filled)
+  assert all((look[:, :4] == images[:2, :4]).all() for look in looks) and (looks[0][:, 8:12, 8:12] == 128).all()
+  with pytest.raises(ZeroDivisionError):
+    model.watching(lambda so_far: 1 / 0).caption(images[:2])
+  assert model.caption(images[:2], WARM, seed=1, limit=9) == captions
+  with pytest.raises(ValueError, match="every: 0 passes, must be 1 or more"):
+    model.watching(keep, 0)
+
+
 def test_run_settings_are_the_default(model):
   cold = dataclasses.replace(model, config=dataclasses.replace(model.config, sampling=Sampling(temperature=0.0)))
   assert np.array_equal(cold.generate(["red"] * 2, seed=1), model.generate(["red"] * 2, Sampling(temperature=0.0), seed=2))

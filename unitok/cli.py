@@ -305,13 +305,18 @@ def show(o: Command, said: commands.Said) -> None:
 
 @contextmanager
 def waiting(o: Command):
-  """A sign of life on a terminal while a command runs."""
+  """A sign of life on a terminal while a command runs, and how much of what it draws is there."""
   if not sys.stderr.isatty():
     yield
     return
   from rich.console import Console
-  with Console(stderr=True).status(f"{type(o).__name__.lower()} …"):
-    yield
+  name = type(o).__name__.lower()
+  with Console(stderr=True).status(f"{name} …") as status:
+    before = commands.TELL.set(lambda first, share: status.update(f"{name} … {first + 1}: {share:.0%}"))
+    try:
+      yield
+    finally:
+      commands.TELL.reset(before)
 
 
 def main(argv: list[str] | None = None) -> int:

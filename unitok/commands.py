@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from unitok import config as c
 from unitok.data import pictures
 from unitok.data.drawings import save, sheet
 from unitok.data.record import BadRecord
+
+
+TELL: ContextVar[Callable[[int, float], None] | None] = ContextVar("tell", default=None)
+"""Where a command that draws tells how far it is: the number of the first of those drawn side by side, and their share."""
 
 
 @dataclass
@@ -295,6 +300,8 @@ def _open(o):
   rules.check(_sampling(o, c.Sampling()))      # before seconds of loading
   from unitok.model import Model
   model = Model.open(o.model)
+  if tell := TELL.get():
+    model = model.watching(lambda so_far: tell(so_far.first, so_far.share))
   return model, {"command": type(o).__name__.lower(), "model": o.model, "step": model.step}, start
 
 

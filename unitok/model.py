@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -24,7 +25,7 @@ from unitok.run import load_decoder, load_image_tokenizer
 from unitok.sampling import rules
 from unitok.sampling.groups import groups_of
 from unitok.sampling.guidance import guidance_of
-from unitok.sampling.sampler import Sampler
+from unitok.sampling.sampler import Sampler, Watch
 from unitok.sequence import Sequence, build, without
 from unitok.vocab import Vocabulary
 
@@ -36,6 +37,14 @@ OBJECTS, NAME_LIMIT = 16, 8
 """Objects of a picture, and text codes of the name of one, drawn at most."""
 
 
+class SoFar(NamedTuple):
+  """What `Model.watching` tells. made() is what the method will return, of rows first .. first + n - 1 and as far as it is
+  drawn: places of a picture without a code are grey, texts end."""
+  first: int
+  share: float                # 0 .. 1 of all that is drawn at most; texts mostly end before that
+  made: Callable[[], Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
   """Everything that drawing needs. What is drawn depends on its inputs, the seed and its place in the list alone."""
@@ -45,6 +54,7 @@ class Model:
   image: ImageModality
   sampler: Sampler
   step: int = 0               # of the decoder's training
+  watch: Watch | None = None
 
   @classmethod
   def open(cls, workdir) -> "Model":
@@ -60,6 +70,13 @@ class Model:
                          f"{fingerprint}; restore that tokenizer, or encode again and train the decoder anew")
     sampler = Sampler(decoder.model, decoder.params, decoder.vocabulary)
     return cls(decoder.config, decoder.vocabulary, text, image, sampler, decoder.step)
+
+  def watching(self, call: Callable[[SoFar], None], every: int = 8) -> "Model":
+    """The same model, whose methods call this behind the first pass and every so many further ones. What is drawn stays
+    the same; an exception in `call` ends the drawing."""
+    if every < 1:
+      raise ValueError(f"every: {every} passes, must be 1 or more")
+    return dataclasses.replace(self, watch=Watch(call, every))
 
   def generate(self, prompts: list[str], sampling: Sampling | None = None, seed: int = 0,
                batch_size: int = BATCH, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -78,8 +95,8 @@ class Model:
       order = np.argsort(groups, axis=None, kind="stable")
     document = functools.partial(self._document, "parallel" if grouped else "text_to_image", image=empty, groups=groups)
     documents = [document(text=text, where=f"prompt {n}") for n, text in self._encoded(prompts)]
-    drawn = self._draw(documents, sampling, seed, batch_size, lambda n: document(text=None))
-    return self._pictures_of(drawn, order, empty)
+    made = functools.partial(self._pictures_of, order, empty)
+    return self._draw(made, documents, sampling, seed, batch_size, lambda n: document(text=None))
 
   def generate_ranked(self, prompts: list[str], samples: int, rank: Callable | None = None,
                       sampling: Sampling | None = None, seed: int = 0, batch_size: int = BATCH,
@@ -116,8 +133,8 @@ class Model:
       raise ValueError(f"count: {count} must be 0 or more")
     sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(size)
     sampling = dataclasses.replace(sampling, guidance_scale=1.0)     # there is nothing to be guided by
-    drawn = self._draw([self._document("image", None, empty)] * count, sampling, seed, batch_size)
-    return self._pictures_of(drawn, _places(empty), empty)
+    made = functools.partial(self._pictures_of, _places(empty), empty)
+    return self._draw(made, [self._document("image", None, empty)] * count, sampling, seed, batch_size)
 
   def arrange(self, layouts: list[list[Object]], sampling: Sampling | None = None, seed: int = 0,
               batch_size: int = BATCH, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -126,8 +143,8 @@ class Model:
     coded = lambda one: (self.text.encode(one.name), LocationModality().encode(one.box))
     objects = [tuple(map(coded, layout)) for layout in layouts]
     documents = [self._document("layout", None, empty, f"layout {n}", objects=some) for n, some in enumerate(objects)]
-    return self._pictures_of(self._draw(documents, sampling, seed, batch_size,
-                                        lambda n: self._document("layout", None, empty)), _places(empty), empty)
+    made = functools.partial(self._pictures_of, _places(empty), empty)
+    return self._draw(made, documents, sampling, seed, batch_size, lambda n: self._document("layout", None, empty))
 
   def caption(self, images: np.ndarray, sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
               batch_size: int = BATCH) -> list[str]:
@@ -135,7 +152,7 @@ class Model:
     codes = self.image.encode(self._pictures(images))
     unknown = self._unknown(limit, lambda one: self._document("image_to_text", one, codes[0])) if len(codes) else None
     documents = [self._document("image_to_text", unknown, image) for image in codes]
-    return [self._text(ids) for ids in self._draw(documents, _plain(sampling), seed, batch_size)]
+    return self._draw(self._texts, documents, _plain(sampling), seed, batch_size)
 
   def answer(self, images: np.ndarray, questions: list[str], sampling: Sampling | None = None, seed: int = 0,
              limit: int = LIMIT, batch_size: int = BATCH) -> list[str]:
@@ -146,7 +163,7 @@ class Model:
       asked_for = functools.partial(self._document, "question", None, image, f"question {n}")
       unknown = self._unknown(limit, lambda one: asked_for(questions=((question, one),)))
       documents.append(asked_for(questions=((question, unknown),)))
-    return [self._text(ids) for ids in self._draw(documents, _plain(sampling), seed, batch_size)]
+    return self._draw(self._texts, documents, _plain(sampling), seed, batch_size)
 
   def locate(self, images: np.ndarray, names: list[str], sampling: Sampling | None = None, seed: int = 0,
              batch_size: int = BATCH) -> np.ndarray:
@@ -154,9 +171,14 @@ class Model:
     images, unknown = self._pictures(images), np.full(4, -1, np.int32)
     documents = [self._document("locate", None, image, f"name {n}", objects=((name, unknown),))
                  for (n, name), image in zip(self._encoded(names, len(images)), self.image.encode(images))]
-    drawn = self._draw(documents, _plain(sampling), seed, batch_size)
-    codes = [self.vocabulary.to_codes("location", ids) for ids in drawn]
-    return LocationModality().decode(np.array(codes, np.int32).reshape(-1, 4))
+
+    def boxes(drawn, first):
+      codes = np.zeros((len(drawn), 4), np.int32)
+      for row, ids in zip(codes, drawn):
+        row[:len(ids)] = self.vocabulary.to_codes("location", ids)
+      return LocationModality().decode(codes)
+
+    return self._draw(boxes, documents, _plain(sampling), seed, batch_size)
 
   def detect(self, images: np.ndarray, sampling: Sampling | None = None, seed: int = 0, limit: int = OBJECTS,
              name_limit: int = NAME_LIMIT, batch_size: int = BATCH) -> list[list[Object]]:
@@ -176,7 +198,8 @@ class Model:
     unknown = (np.full(name_limit, -1, np.int32), np.full(4, -1, np.int32))
     documents = [self._document("detect", None, image, f"picture {n}", objects=(unknown,) * most)
                  for n, image in enumerate(codes)]
-    return [self._objects(ids, name_limit) for ids in self._draw(documents, _plain(sampling), seed, batch_size)]
+    made = lambda drawn, first: [self._objects(ids, name_limit) for ids in drawn]
+    return self._draw(made, documents, _plain(sampling), seed, batch_size)
 
   def fill(self, texts: list[list[str | None]], sampling: Sampling | None = None, seed: int = 0, limit: int = 8,
            batch_size: int = BATCH) -> list[list[str]]:
@@ -199,8 +222,8 @@ class Model:
         raise ValueError(f"text {n}: this model fills {' or '.join(kind for kind, _ in trained.values())} alone; give "
                          "such, or train one for glm_spans with --decoder.tasks")
       documents.append(self._document(form, np.concatenate(parts), None, f"text {n}"))
-    drawn = self._draw(documents, _plain(sampling), seed, batch_size)
-    return [self.spans(document, ids) for document, ids in zip(documents, drawn)]
+    made = lambda drawn, first: [self.spans(document, ids) for document, ids in zip(documents[first:], drawn)]
+    return self._draw(made, documents, _plain(sampling), seed, batch_size)
 
   def go_on(self, documents: list[list[str | np.ndarray]], draw: tuple[int, int] | None = None,
             sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
@@ -212,11 +235,12 @@ class Model:
     document = lambda n, last: self._document("interleaved", None, None, f"document {n}", pieces=(*encoded[n], last))
     if draw is None:
       rows = [document(n, self._unknown(limit, functools.partial(document, n))) for n in range(len(encoded))]
-      return [self._text(ids, "[sep]") for ids in self._draw(rows, _plain(sampling), seed, batch_size)]
+      made = functools.partial(self._texts, end="[sep]")
+      return self._draw(made, rows, _plain(sampling), seed, batch_size)
     sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(draw)
     sampling = dataclasses.replace(sampling, guidance_scale=1.0)     # documents are never without what comes before
-    drawn = self._draw([document(n, empty) for n in range(len(encoded))], sampling, seed, batch_size)
-    return self._pictures_of(drawn, _places(empty), empty)
+    made = functools.partial(self._pictures_of, _places(empty), empty)
+    return self._draw(made, [document(n, empty) for n in range(len(encoded))], sampling, seed, batch_size)
 
   def infill(self, images: np.ndarray, masks: np.ndarray, prompts: list[str] | None = None,
              sampling: Sampling | None = None, seed: int = 0, keep_original: bool = False,
@@ -247,14 +271,19 @@ class Model:
       objective, groups = "parallel", [groups_of(hole, sampling, seed) for hole in holes]
     document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n])
     documents = [document(n, text, f"prompt {n}") for n, text in texts]
-    drawn = self._draw(documents, sampling, seed, batch_size, lambda n: document(n, None),
-                       lambda n: self._without_picture(document(n, None)))
-    for image, hole, group, ids in zip(codes, holes, groups, drawn):
-      places = np.flatnonzero(hole)      # runs are drawn in raster order
-      places = places if group is None else places[np.argsort(group.ravel()[places], kind="stable")]
-      image.reshape(hole.size, -1)[places] = self.vocabulary.image_codes(ids).reshape(len(places), -1)
-    out = self.image.decode(codes)
-    return np.where(masks[..., None], out, images) if keep_original else out
+
+    def filled(drawn, first):
+      some = slice(first, first + len(drawn))
+      known = codes[some].copy()
+      for image, hole, group, ids in zip(known, holes[some], groups[some], drawn):
+        places = np.flatnonzero(hole)      # runs are drawn in raster order
+        places = places if group is None else places[np.argsort(group.ravel()[places], kind="stable")]
+        image.reshape(hole.size, -1)[places[:len(ids)]] = self.vocabulary.image_codes(ids).reshape(len(ids), -1)
+      out = self._seen(known)
+      return np.where(masks[some][..., None], out, images[some]) if keep_original else out
+
+    return self._draw(filled, documents, sampling, seed, batch_size, lambda n: document(n, None),
+                      lambda n: self._without_picture(document(n, None)))
 
   def complete(self, texts: list[str], sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
                batch_size: int = BATCH) -> list[str]:
@@ -263,8 +292,8 @@ class Model:
     for n, known in self._encoded(texts):
       document = lambda one: self._document("text", np.concatenate([known, one]), None, f"text {n}")
       documents.append(document(self._unknown(limit, document)))
-    drawn = self._draw(documents, _plain(sampling), seed, batch_size)
-    return [text + self._text(ids) for text, ids in zip(texts, drawn)]
+    made = lambda drawn, first: [text + self._text(ids) for text, ids in zip(texts[first:], drawn)]
+    return self._draw(made, documents, _plain(sampling), seed, batch_size)
 
   def reconstruct(self, images: np.ndarray, tile: int = 0) -> np.ndarray:
     """u8[n H W 3] -> what its codes decode to. tile: by overlapping squares of so many pixels, and of any size that the
@@ -356,10 +385,14 @@ class Model:
     known = np.arange(document.length) < np.flatnonzero(document.fills >= 0)[0]
     return without(document, known & self.vocabulary.allowed("image")[np.maximum(document.inputs, 0)])
 
-  def _draw(self, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int, null=None,
-            empty=None) -> list[np.ndarray]:
-    """The drawn ids; null(n) is document n without its caption, asked for only where there is guidance, and empty(n)
-    without its picture, too."""
+  def _draw(self, made: Callable, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int, null=None,
+            empty=None):
+    """made(the drawn ids of each document, 0); while they are drawn, made(first ids of some, number of the first) is what
+    `watch` is told.
+
+    null(n) is document n without its caption, asked for only where there is guidance, and empty(n) without its picture,
+    too.
+    """
     rules.check(sampling)
     if not 0 <= seed < 2**32:
       raise ValueError(f"seed: {seed} must be in 0 .. {2**32 - 1}")
@@ -373,15 +406,31 @@ class Model:
       some = documents[start:start + batch_size]
       less = {name: [made(start + n) for n in range(len(some))]
               for name, made in (("nulls", null), ("empties", empty))[:needed - 1]}
-      out += self.sampler.draw(some, sampling, seed, first_row=start, **less)
-    return out
+      out += self.sampler.run(some, sampling, seed, first_row=start, watch=self._watch(made, some, start), **less).ids
+    return made(out, 0)
 
-  def _pictures_of(self, drawn: list[np.ndarray], order: np.ndarray, empty: np.ndarray) -> np.ndarray:
-    """u8[n H W 3] of pictures like `empty` whose codes were drawn in this order of places."""
-    codes = np.empty((len(drawn), order.size, *empty.shape[2:]), np.int32)
+  def _watch(self, made: Callable, documents: list[Sequence], start: int) -> Watch | None:
+    if self.watch is None:
+      return None
+    most = sum(int((document.fills >= 0).sum()) for document in documents)
+    told = lambda drawn: self.watch.call(SoFar(start, sum(map(len, drawn.ids)) / most, lambda: made(drawn.ids, start)))
+    return Watch(told, self.watch.every)
+
+  def _pictures_of(self, order: np.ndarray, empty: np.ndarray, drawn: list[np.ndarray], first: int) -> np.ndarray:
+    """u8[n H W 3] of pictures like `empty` whose codes were drawn in this order of places, so far."""
+    codes = np.full((len(drawn), order.size, *empty.shape[2:]), -1, np.int32)
     for row, ids in zip(codes, drawn):
-      row[order] = self.vocabulary.image_codes(ids)
-    return self.image.decode(codes.reshape(-1, *empty.shape))
+      row[order[:len(ids)]] = self.vocabulary.image_codes(ids)
+    return self._seen(codes.reshape(-1, *empty.shape))
+
+  def _seen(self, codes: np.ndarray) -> np.ndarray:
+    """u8[n H W 3] of i32[n h w] or i32[n h w G]; grey where there is no code yet."""
+    unknown, side = (codes < 0).reshape(*codes.shape[:3], -1).any(-1), self.image.downsampling
+    grey = unknown.repeat(side, 1).repeat(side, 2)[..., None]
+    return np.where(grey, np.uint8(128), self.image.decode(np.maximum(codes, 0)))
+
+  def _texts(self, drawn: list[np.ndarray], first: int, end: str = "[eos]") -> list[str]:
+    return [self._text(ids, end) for ids in drawn]
 
   def spans(self, document: Sequence, ids: np.ndarray) -> list[str]:
     """The texts of a document's blanks, in the order they have in the text, from what was drawn for them."""
@@ -391,7 +440,7 @@ class Model:
     places, found, left = document.positions[begins, 0], [], list(ids)
     for most in lengths:
       one = []
-      while len(one) < most:
+      while left and len(one) < most:
         one.append(left.pop(0))
         if one[-1] == end:
           one.pop()
@@ -403,7 +452,7 @@ class Model:
     """Those with an area among what was drawn as four locations, a name and [sep] each, up to [eos]."""
     sep, eos = self.vocabulary.special("[sep]"), self.vocabulary.special("[eos]")
     found, left = [], ids.tolist()
-    while left and left[0] != eos:
+    while len(left) > 4 and left[0] != eos:
       name = list(itertools.takewhile(lambda one: one != sep, left[4:4 + name_limit]))
       x0, y0, x1, y1 = LocationModality().decode(self.vocabulary.to_codes("location", left[:4])).tolist()
       if x0 < x1 and y0 < y1:

@@ -1,4 +1,4 @@
-"""The compiled program that draws: one pass over the known prefix, then one loop, with keys and values cached.
+"""The compiled programs that draw: `begin` is one pass over the known prefix, `go_on` one loop, with keys and values cached.
 
 All rows go on together, pass by pass, or each has a window of columns at a place of its own (see `Strategy`).
 """
@@ -23,6 +23,15 @@ class Blocks(NamedTuple):
   image: int
 
 
+class Shape(NamedTuple):
+  """What programs are compiled for, beside the sides of their arrays."""
+  prefix: int             # columns of the first pass, beside those of every other
+  width: int              # columns of a pass
+  sampling: Sampling
+  bins: range | None      # the ids of boxes, where `rules.gathered` is needed for them
+  keep: Callable | None   # the strategy's, then the last `width` columns of the rows are spare
+
+
 class State(NamedTuple):
   """Between two passes of `count` rows, or twice or three times as many where there is guidance."""
   at: jax.Array             # the column that the next pass begins at: i32[], or i32[count] of rows that go on apart
@@ -30,7 +39,7 @@ class State(NamedTuple):
   extra: Any
   alive: jax.Array          # i32[count n]: 0 where void
   drawn: jax.Array          # i32[count n]: -1 where nothing was
-  more: Any                 # i32[count n G-1]
+  more: Any                 # i32[count n G-1] further codes of a place; None at G = 1
   passes: jax.Array         # i32[count]: of each row, behind the first
   known: Any = None         # i32[count]: the last column with an id or a guess from the last pass; None without windows
   cache: Any = None
@@ -52,16 +61,26 @@ def put(x, new, at):
   return one(x, new, jnp.tile(at, x.shape[0] // at.shape[0]))
 
 
-def draw_rows(language, blocks: Blocks, params, rows: Rows, numbers, seed, *, prefix: int, width: int, sampling: Sampling,
-              bins: range | None, keep: Callable | None):
-  """(i32[count n], i32[count n G-1] or None, i32[count]): what was drawn at each column, and the further codes of a
-  place, -1 where nothing was; and the passes that each row took behind that over its prefix, which draws too.
+def begin(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed) -> State:
+  """The pass over the prefix, which draws too."""
+  return _passes(language, blocks, shape, params, rows, numbers, seed)[0]()
 
-  width: columns of a pass. bins: the ids of boxes, where `rules.gathered` is needed for them. keep: the strategy's, then
-  the last `width` columns of the rows are spare.
+
+def go_on(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, state: State,
+          most) -> tuple[State, jax.Array]:
+  """After `most` passes or as many as are left; bool[]: are there more?"""
+  _, one, unfinished = _passes(language, blocks, shape, params, rows, numbers, seed)
+  left = lambda counted: (counted[1] < most) & unfinished(counted[0])
+  state, _ = jax.lax.while_loop(left, lambda counted: (one(counted[0]), counted[1] + 1), (state, jnp.int32(0)))
+  return state, unfinished(state)
+
+
+def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed):
+  """(() -> State behind the first pass, State -> State behind the next, State -> bool[] is there one?).
 
   Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
   """
+  prefix, width, sampling, bins, keep = shape
   model, guidance = language.model(params), guidance_of(sampling)
   all_rows, columns = rows.ids.shape
   count = numbers.shape[0]
@@ -183,12 +202,13 @@ def draw_rows(language, blocks: Blocks, params, rows: Rows, numbers, seed, *, pr
     hidden, cache = extend(s, moved(s.at, s.alive), s.cache, s.at, width)
     return draw(s, hidden)._replace(cache=cache)
 
-  nothing = lambda x: jnp.full((count, *x.shape[1:]), -1, jnp.int32)
-  at = jnp.full(count, prefix, jnp.int32) if keep else jnp.int32(prefix)
-  s = State(at, jnp.asarray(rows.ids), jax.tree.map(jnp.asarray, rows.extra), jnp.ones((count, columns), jnp.int32),
-            nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if keep else None)
-  s = guess(s) if keep else s
-  hidden, cache = extend(s, rows.positions[:, :prefix + width], model.empty_cache(all_rows, columns), 0, prefix + width)
-  s = draw(s, hidden[:, prefix:])._replace(cache=cache)
-  s = jax.lax.while_loop(lambda s: to_draw(s.at, s.alive).any(), one, s)
-  return s.drawn, s.more, s.passes
+  def first() -> State:
+    nothing = lambda x: jnp.full((count, *x.shape[1:]), -1, jnp.int32)
+    at = jnp.full(count, prefix, jnp.int32) if keep else jnp.int32(prefix)
+    s = State(at, jnp.asarray(rows.ids), jax.tree.map(jnp.asarray, rows.extra), jnp.ones((count, columns), jnp.int32),
+              nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if keep else None)
+    s = guess(s) if keep else s
+    hidden, cache = extend(s, rows.positions[:, :prefix + width], model.empty_cache(all_rows, columns), 0, prefix + width)
+    return draw(s, hidden[:, prefix:])._replace(cache=cache)
+
+  return first, one, lambda s: to_draw(s.at, s.alive).any()

@@ -9,6 +9,7 @@ behind the first, in the order of their books, each from the ids of its own. Wha
 what follows moves up; [eos] closes the document.
 """
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,8 +19,8 @@ import numpy as np
 from unitok.config import Sampling
 from unitok.sampling import STRATEGIES, rules
 from unitok.sampling.guidance import guidance_of
-from unitok.sampling.program import Blocks, draw_rows
-from unitok.sampling.rows import NEIGHBOURS, lay_out
+from unitok.sampling.program import Blocks, Shape, State, begin, go_on
+from unitok.sampling.rows import NEIGHBOURS, Rows, lay_out
 from unitok.sampling.strategy import Strategy, first_drawn, in_groups
 from unitok.sequence import PADDING, Sequence
 from unitok.vocab import Vocabulary
@@ -30,6 +31,12 @@ class Drawn(NamedTuple):
   prefix, which draws too."""
   ids: list[np.ndarray]
   passes: np.ndarray
+
+
+class Watch(NamedTuple):
+  """call(what is drawn so far), behind every so many passes."""
+  call: Callable[..., None]
+  every: int = 8
 
 
 def _up(n: int, step: int) -> int:
@@ -59,8 +66,8 @@ class Sampler:
                              + [jnp.zeros(vocabulary.size, bool)])       # the last row is block -1
     self.bins = vocabulary.block("location").ranges[0] if "location" in self.blocks else range(0)
     blocks = Blocks(self.members, number("text"), self.image)
-    self._draw = jax.jit(functools.partial(draw_rows, language, blocks),
-                         static_argnames=("prefix", "width", "sampling", "bins", "keep"))
+    compiled = lambda function, **options: jax.jit(functools.partial(function, language, blocks), static_argnums=0, **options)
+    self._begin, self._go_on = compiled(begin), compiled(go_on, donate_argnums=5)
     self._score = jax.jit(self._score_rows)
     self._eos = vocabulary.special("[eos]")
 
@@ -76,8 +83,9 @@ class Sampler:
     return self.run(documents, sampling, seed, nulls, first_row, empties).ids
 
   def run(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
-          first_row: int = 0, empties: list[Sequence] | None = None) -> Drawn:
-    """As `draw`, and how many passes it took."""
+          first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> Drawn:
+    """As `draw`, and how many passes it took. watch.call gets what is drawn so far, a `Drawn` of the first ids of each
+    document, behind every `watch.every` passes; without it nothing comes to the host before all is drawn."""
     rules.check(sampling)
     if not documents:
       return Drawn([], np.zeros(0, np.int32))
@@ -105,9 +113,18 @@ class Sampler:
     rows = lay_out(every, prefix, passes, *laid_out)
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
     boxes = self.bins and sampling.temperature == 0 and (rows.blocks == self.blocks.index("location")).any()
-    drawn, further, taken = jax.tree.map(np.asarray, self._draw(
-        self.params, rows, numbers, jnp.uint32(seed), prefix=prefix, width=width, sampling=sampling,
-        bins=self.bins if boxes else None, keep=keep))
+    shape = Shape(prefix, width, sampling, self.bins if boxes else None, keep)
+    given = shape, self.params, rows, numbers, jnp.uint32(seed)
+    state, left = self._begin(*given), True
+    while left:
+      if watch:
+        watch.call(self._drawn(rows, state, count))
+      state, left = self._go_on(*given, state, jnp.int32(watch.every if watch else rows.ids.shape[1]))
+    return self._drawn(rows, state, count)
+
+  def _drawn(self, rows: Rows, state: State, count: int) -> Drawn:
+    """What the first `count` rows have so far."""
+    drawn, further, taken = jax.tree.map(np.asarray, (state.drawn, state.more, state.passes))
     out = []
     for row in range(count):
       here = (rows.blocks[row] >= 0) & (drawn[row] >= 0)
