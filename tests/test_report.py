@@ -10,7 +10,7 @@ from unitok import config as c
 from unitok.data.drawings import png
 from unitok.evaluation import charts, page
 from unitok.evaluation.examples import Figure, Item, Result, Section
-from unitok.evaluation.report import read_metrics, render, tile_of, told, write_report
+from unitok.evaluation.report import read_metrics, render, settings_line, tile_of, told, write_report
 
 EVIL = '<script>alert("x")</script><img src=https://example.org/a.png onerror=alert(1)> & "quoted" \'one\''
 PICTURE = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
@@ -164,3 +164,12 @@ def test_stability(workdir):
   section = text[text.index("What grows before a training diverges"):]
   section = section[:section.index("</section>")]
   assert section.count("<svg") == 4 and section.count("polyline") == 5 and "Largest attention logit" in section
+
+
+def test_settings():
+  """The usual ones, and others where they are not plain, whatever their kind."""
+  plain = "sampler: temperature 1, top_k 0, top_p 1, guidance_scale 3{}, seed 5, one sample a prompt; captions greedy"
+  line = lambda **more: settings_line(c.Config(seed=5, sampling=c.Sampling(guidance_scale=3.0, **more)))
+  assert line() == plain.format("")
+  assert line(strategy="jacobi", min_p=0.1, guidance_interval=(0.25, 1.0)) == plain.format(
+      ", guidance_interval 0.25 to 1, strategy jacobi").replace("top_p 1, ", "top_p 1, min_p 0.1, ")

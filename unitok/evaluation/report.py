@@ -237,7 +237,9 @@ def print_table(result: Result, console: Console, title: str = "measured on reco
 
 
 def settings_line(config: c.Config) -> str:
-  """The sampler's settings, as they are printed beside the figures."""
-  s = dataclasses.asdict(config.sampling)
-  settings = ", ".join(f"{name} {value:g}" for name, value in s.items())
+  """The sampler's settings, as they are printed beside the figures: the usual ones, and what else is not plain."""
+  plain, usual = dataclasses.asdict(c.Sampling()), ("temperature", "top_k", "top_p", "guidance_scale")
+  told = lambda value: value if isinstance(value, str) else f"{value:g}"
+  settings = ", ".join(f"{name} {' to '.join(map(told, value)) if isinstance(value, tuple) else told(value)}"
+                       for name, value in dataclasses.asdict(config.sampling).items() if name in usual or value != plain[name])
   return f"sampler: {settings}, seed {config.seed}, one sample a prompt; captions greedy"
