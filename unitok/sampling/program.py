@@ -3,7 +3,6 @@
 All rows go on together, pass by pass, or each has a window of columns at a place of its own (see `Strategy`).
 """
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ from unitok.config import Sampling
 from unitok.models.rule import Rule
 from unitok.sampling import rules
 from unitok.sampling.guidance import guidance_of
+from unitok.sampling.jacobi import prefix
 from unitok.sampling.rows import Rows
 
 
@@ -25,11 +25,11 @@ class Blocks(NamedTuple):
 
 class Shape(NamedTuple):
   """What programs are compiled for, beside the sides of their arrays."""
-  prefix: int             # columns of the first pass, beside those of every other
+  prefix: int             # columns before those of the first pass
   width: int              # columns of a pass
   sampling: Sampling
   bins: range | None      # the ids of boxes, where `rules.gathered` is needed for them
-  keep: Callable | None   # the strategy's, then the last `width` columns of the rows are spare
+  windows: bool           # of the strategy; then the last `width` columns of the rows are spare
 
 
 class State(NamedTuple):
@@ -61,26 +61,26 @@ def put(x, new, at):
   return one(x, new, jnp.tile(at, x.shape[0] // at.shape[0]))
 
 
-def begin(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed) -> State:
-  """The pass over the prefix, which draws too."""
-  return _passes(language, blocks, shape, params, rows, numbers, seed)[0]()
+def begin(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, most) -> State:
+  """The pass over the prefix, which draws too. most: columns of a window that are kept, at most."""
+  return _passes(language, blocks, shape, params, rows, numbers, seed, most)[0]()
 
 
-def go_on(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, state: State,
-          most) -> tuple[State, jax.Array]:
-  """After `most` passes or as many as are left; bool[]: are there more?"""
-  _, one, unfinished = _passes(language, blocks, shape, params, rows, numbers, seed)
-  left = lambda counted: (counted[1] < most) & unfinished(counted[0])
+def go_on(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, most, state: State,
+          passes) -> tuple[State, jax.Array]:
+  """After so many passes or as many as are left; bool[]: are there more?"""
+  _, one, unfinished = _passes(language, blocks, shape, params, rows, numbers, seed, most)
+  left = lambda counted: (counted[1] < passes) & unfinished(counted[0])
   state, _ = jax.lax.while_loop(left, lambda counted: (one(counted[0]), counted[1] + 1), (state, jnp.int32(0)))
   return state, unfinished(state)
 
 
-def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed):
+def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, most):
   """(() -> State behind the first pass, State -> State behind the next, State -> bool[] is there one?).
 
   Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
   """
-  prefix, width, sampling, bins, keep = shape
+  start, width, sampling, bins, windows = shape
   model, guidance = language.model(params), guidance_of(sampling)
   all_rows, columns = rows.ids.shape
   count = numbers.shape[0]
@@ -116,11 +116,11 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
   def following(at, alive):
     """Where the next pass begins that is not void: of all rows together, or of each by itself, `last` at its end."""
     stands = rows.rule.segment_ids.reshape(repeats, count, -1) * alive > 0
-    some = stands.any(0 if keep else (0, 1)) & (place >= at[..., None])
+    some = stands.any(0 if windows else (0, 1)) & (place >= at[..., None])
     first = jnp.where(some.any(-1), jnp.argmax(some, -1), columns)
-    if keep:
+    if windows:
       return jnp.where(to_draw(first, alive), first, last).astype(jnp.int32)
-    return (first - (first - prefix) % width).astype(jnp.int32)
+    return (first - (first - start) % width).astype(jnp.int32)
 
   def guess(s: State) -> State:
     """With an id wherever one is asked for in the window: behind `known` that which stands `back` columns before it, or
@@ -173,8 +173,8 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     choice, here, end = in_rows(choice), in_rows(here), in_rows(end)
     first, rest = (take(x[:count], at, width) for x in (rows.fills, rows.left))
     ends, kept, next_at = here & (choice == end), here, at + width
-    if keep:
-      stay = keep(right(s, at, choice, others, ends & (first < rest)))
+    if windows:
+      stay = jnp.minimum(prefix(right(s, at, choice, others, ends & (first < rest))), most)
       kept, next_at = here & (jnp.arange(width) < stay[:, None]), at + stay
     where = jnp.where(every(here), take(rows.fills, at, width), columns)
     row = jnp.arange(all_rows)[:, None]
@@ -182,7 +182,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     void = (rest & (ends & kept)[..., None]).any(1)
     alive = jnp.where(void, 0, s.alive)
     s = s._replace(at=following(next_at, alive), alive=alive, drawn=put(s.drawn, jnp.where(kept, choice, -1), at),
-                   ids=s.ids.at[row, where].set(every(choice), mode="drop"), known=at + width if keep else None)
+                   ids=s.ids.at[row, where].set(every(choice), mode="drop"), known=at + width if windows else None)
     if others is None:
       return s
     return s._replace(more=put(s.more, jnp.where(kept[..., None], others, -1), at),
@@ -198,17 +198,17 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
 
   def one(s: State) -> State:
     s = s._replace(passes=s.passes + to_draw(s.at, s.alive))
-    s = guess(s) if keep else s
+    s = guess(s) if windows else s
     hidden, cache = extend(s, moved(s.at, s.alive), s.cache, s.at, width)
     return draw(s, hidden)._replace(cache=cache)
 
   def first() -> State:
     nothing = lambda x: jnp.full((count, *x.shape[1:]), -1, jnp.int32)
-    at = jnp.full(count, prefix, jnp.int32) if keep else jnp.int32(prefix)
+    at = jnp.full(count, start, jnp.int32) if windows else jnp.int32(start)
     s = State(at, jnp.asarray(rows.ids), jax.tree.map(jnp.asarray, rows.extra), jnp.ones((count, columns), jnp.int32),
-              nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if keep else None)
-    s = guess(s) if keep else s
-    hidden, cache = extend(s, rows.positions[:, :prefix + width], model.empty_cache(all_rows, columns), 0, prefix + width)
-    return draw(s, hidden[:, prefix:])._replace(cache=cache)
+              nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if windows else None)
+    s = guess(s) if windows else s
+    hidden, cache = extend(s, rows.positions[:, :start + width], model.empty_cache(all_rows, columns), 0, start + width)
+    return draw(s, hidden[:, start:])._replace(cache=cache)
 
   return first, one, lambda s: to_draw(s.at, s.alive).any()

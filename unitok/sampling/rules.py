@@ -105,7 +105,7 @@ def check(sampling: Sampling):
   """ValueError naming a setting out of its range."""
   one_of = lambda legal: f"one of {', '.join(legal)}"
   named = lambda name, legal: (name, repr(getattr(sampling, name)), one_of(legal), getattr(sampling, name) in legal)
-  interval, windowed = sampling.guidance_interval, ", ".join(n for n, s in STRATEGIES.items() if s.keep)
+  interval, windowed = sampling.guidance_interval, ", ".join(n for n, s in STRATEGIES.items() if s.window)
   grouped = sampling.passes > 0 or sampling.strategy == "groups"
   scale = lambda name: (name, getattr(sampling, name), "a number >= 0", 0 <= getattr(sampling, name) < math.inf)
   for name, value, legal, fits in (

@@ -8,6 +8,7 @@ token that closes a text where it may. Where a place of a picture has several co
 behind the first, in the order of their books, each from the ids of its own. What a closed text had left is void, and
 what follows moves up; [eos] closes the document.
 """
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -48,7 +49,7 @@ def strategy_of(sampling: Sampling, documents: list[Sequence]) -> Strategy:
   grouped = any(map(in_groups, documents))
   name = sampling.strategy or ("groups" if grouped else "sequential")
   strategy = STRATEGIES[name]
-  if strategy.keep and grouped:
+  if strategy.window and grouped:
     raise ValueError(f"sampling.strategy: {name} draws code by code, and a document asks for groups of codes at once; "
                      "draw it by groups, or make it without groups")
   return strategy
@@ -67,7 +68,7 @@ class Sampler:
     self.bins = vocabulary.block("location").ranges[0] if "location" in self.blocks else range(0)
     blocks = Blocks(self.members, number("text"), self.image)
     compiled = lambda function, **options: jax.jit(functools.partial(function, language, blocks), static_argnums=0, **options)
-    self._begin, self._go_on = compiled(begin), compiled(go_on, donate_argnums=5)
+    self._begin, self._go_on = compiled(begin), compiled(go_on, donate_argnums=6)
     self._score = jax.jit(self._score_rows)
     self._eos = vocabulary.special("[eos]")
 
@@ -103,18 +104,18 @@ class Sampler:
     strategy = strategy_of(sampling, every)
     passes = [strategy.passes(d) for d in every]
     prefix, steps = _up(max(map(first_drawn, every)), 16), _up(max(int(of[-1]) + 1 for of in passes), 8)
-    window = (sampling.window or strategy.window) if strategy.keep else 1
+    window = (sampling.window or strategy.window) if strategy.window else 1
     if window > 1:
       neighbour = lambda d: NEIGHBOURS[sampling.guesses](d, self.image)
-      width, keep, laid_out = window, strategy.keep, (1, steps, self._eos, window, neighbour)
+      width, laid_out = window, (1, steps, self._eos, window, neighbour)
     else:
-      width, keep = max(int(np.bincount(of).max()) for of in passes), None
+      width = max(int(np.bincount(of).max()) for of in passes)
       laid_out = (width, steps, self._eos)
     rows = lay_out(every, prefix, passes, *laid_out)
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
     boxes = self.bins and sampling.temperature == 0 and (rows.blocks == self.blocks.index("location")).any()
-    shape = Shape(prefix, width, sampling, self.bins if boxes else None, keep)
-    given = shape, self.params, rows, numbers, jnp.uint32(seed)
+    shape = Shape(prefix, width, dataclasses.replace(sampling, strategy=""), self.bins if boxes else None, window > 1)
+    given = shape, self.params, rows, numbers, jnp.uint32(seed), jnp.int32(strategy.most)
     state, left = self._begin(*given), True
     while left:
       if watch:

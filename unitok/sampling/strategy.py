@@ -10,12 +10,13 @@ from unitok.sequence import Sequence
 class Strategy(NamedTuple):
   """How a document's tokens become passes of the sampler's loop.
 
-  Without `keep` all rows go on together, pass by pass of those laid out. With it a pass computes a window of columns, one
-  token each, at a place of each row's own, and `keep` says how many of them stay.
+  Without a window all rows go on together, pass by pass of those laid out. With it a pass computes so many columns, one
+  token each, at a place of each row's own; those stay whose guesses were right, and no more than `most`, which is no part
+  of what is compiled: strategies with equal windows are one program.
   """
   passes: Callable[[Sequence], np.ndarray]    # i32[n]: the pass of each token from the first that is drawn from on
-  keep: Callable | None = None                # bool[b w], computed from what the sample has -> i32[b], columns kept
-  window: int = 1                             # of `keep`, where sampling.window is 0
+  window: int = 0                             # where sampling.window is 0; 0: none
+  most: int = 2**31 - 1                       # columns of a window that a pass keeps, at most
 
 
 def first_drawn(d: Sequence) -> int:
