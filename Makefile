@@ -65,13 +65,11 @@ demo: setup
 	@echo "allocator: $(ALLOCATOR)"
 	$(ALLOCATOR) $(VENV)/bin/python -m train.pipeline --config configs/scenes_demo.py --workdir runs/demo
 
-# A file's tests stay in one process. The quick ones compile small programs, which take longer to optimize than to run:
-# one of a training step 1.4 seconds so, and 12 as the compiler would have it.
-QUICKLY = --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+# A file's tests stay in one process. The quick ones compile small programs, which take longer to optimize than to run.
 TEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: setup
-	XLA_FLAGS="$(QUICKLY) $$XLA_FLAGS" $(TEST) -m 'not slow'
+	XLA_FLAGS="$$($(VENV)/bin/python tests/quickly.py) $$XLA_FLAGS" $(TEST) -m 'not slow'
 
 test-slow: setup
 	$(TEST) -m slow

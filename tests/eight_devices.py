@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import quickly
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def report(file, *arguments) -> dict:
   """What `python FILE ARGUMENTS` prints last, where jax finds eight devices; compiled quickly rather than well."""
-  flags = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8",
-                    "--xla_llvm_disable_expensive_passes=true"])
+  flags = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", *quickly.FLAGS])
   paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
   run = subprocess.run([sys.executable, str(file), *map(str, arguments)], capture_output=True, text=True, timeout=1800,
                        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": paths})
