@@ -190,7 +190,7 @@ def test_go_on(versatile, images):
 def test_codes_drawn_in_passes_go_to_their_places(versatile):
   """With a vocabulary of one code a place … the order of drawing is undone: a sampler that draws the place's number."""
   class Counts:
-    def draw(self, documents, sampling, seed, nulls=None, first_row=0):
+    def draw(self, documents, sampling, seed, nulls=None, first_row=0, watch=None):
       ids = versatile.vocabulary.block("image").table
       out = []
       for document in documents:
@@ -208,7 +208,7 @@ def test_codes_drawn_in_passes_go_to_their_places(versatile):
 def test_holes_drawn_in_groups_go_to_their_places(versatile, images):
   """As above, for a hole of each picture's own; what is kept stays."""
   class Counts:
-    def draw(self, documents, sampling, seed, first_row=0):
+    def draw(self, documents, sampling, seed, first_row=0, watch=None):
       ids = versatile.vocabulary.block("image").table
       assert all(document.inputs[0] == versatile.vocabulary.special("[parallel]") for document in documents)
       where = [(d.positions[:, 1:] - d.positions[:, :1]).astype(int)[d.fills >= 0] for d in documents]

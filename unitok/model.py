@@ -406,7 +406,7 @@ class Model:
       some = documents[start:start + batch_size]
       less = {name: [made(start + n) for n in range(len(some))]
               for name, made in (("nulls", null), ("empties", empty))[:needed - 1]}
-      out += self.sampler.run(some, sampling, seed, first_row=start, watch=self._watch(made, some, start), **less).ids
+      out += self.sampler.draw(some, sampling, seed, first_row=start, watch=self._watch(made, some, start), **less)
     return made(out, 0)
 
   def _watch(self, made: Callable, documents: list[Sequence], start: int) -> Watch | None:
@@ -425,9 +425,11 @@ class Model:
 
   def _seen(self, codes: np.ndarray) -> np.ndarray:
     """u8[n H W 3] of i32[n h w] or i32[n h w G]; grey where there is no code yet."""
-    unknown, side = (codes < 0).reshape(*codes.shape[:3], -1).any(-1), self.image.downsampling
-    grey = unknown.repeat(side, 1).repeat(side, 2)[..., None]
-    return np.where(grey, np.uint8(128), self.image.decode(np.maximum(codes, 0)))
+    pictures, unknown = self.image.decode(np.maximum(codes, 0)), (codes < 0).any(tuple(range(3, codes.ndim)))
+    if unknown.any():
+      side = self.image.downsampling
+      pictures = np.where(unknown.repeat(side, 1).repeat(side, 2)[..., None], np.uint8(128), pictures)
+    return pictures
 
   def _texts(self, drawn: list[np.ndarray], first: int, end: str = "[eos]") -> list[str]:
     return [self._text(ids, end) for ids in drawn]

@@ -73,20 +73,20 @@ class Sampler:
     self._eos = vocabulary.special("[eos]")
 
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
-           first_row: int = 0, empties: list[Sequence] | None = None) -> list[np.ndarray]:
+           first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> list[np.ndarray]:
     """The drawn ids of each document, i32[n] in its own order of drawing (a text's end included); i32[n G] of one whose
     picture is drawn, where a place has G > 1 codes (-1 beside what is no place).
 
     nulls: the same documents without their text, needed where there is guidance; empties: without text and picture,
     where the picture guides too. The random numbers depend on the seed, the row's number (first_row + its index) and the draw
-    alone.
+    alone. watch.call gets what is drawn so far, a `Drawn` of the first ids of each document, behind every `watch.every`
+    passes; without it nothing comes to the host before all is drawn.
     """
-    return self.run(documents, sampling, seed, nulls, first_row, empties).ids
+    return self.run(documents, sampling, seed, nulls, first_row, empties, watch).ids
 
   def run(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
           first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> Drawn:
-    """As `draw`, and how many passes it took. watch.call gets what is drawn so far, a `Drawn` of the first ids of each
-    document, behind every `watch.every` passes; without it nothing comes to the host before all is drawn."""
+    """As `draw`, and how many passes it took."""
     rules.check(sampling)
     if not documents:
       return Drawn([], np.zeros(0, np.int32))
