@@ -223,6 +223,7 @@ def test_main(monkeypatch, capsys):
   assert found["tokens_per_s_ratio_256"] == found["tokens_per_s_ratio_768"] == 1.5
   assert found["best_dtype_ratio_768"] == 2.5
   assert found["mfu_768"] == pytest.approx(SHAPES["768"].flops() / 2.0 / 2e12)
+  assert found["ratio_at_peak_256"] == pytest.approx(3.0 / (SHAPES["256"].flops() / 2e12))
   assert found["sides"]["ours 768 best dtype"]["versions"] == {"python": "other"}
   assert found["sides"]["peer 768 best dtype"]["side"] == "gpt compile bfloat16"
   assert found["tried"]["emu3 eager float32 256"] is None and found["allocator"] == "A=1"

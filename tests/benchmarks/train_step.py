@@ -23,7 +23,9 @@ that has it.
   mfu_768                  useful FLOPs of a step (6 for each token and number of a matrix, the head's among them and the
                            embeddings' not, and attention of the pairs that the mask leaves) over its time, as a share of
                            the fastest of the products x·W, dy·Wᵀ and xᵀ·dy of the SwiGLU's first matrix, measured
-                           between the steps; gflops_768 has all of them
+                           between the steps; gflops_768 has all of them; mfu_256 and gflops_256 with the part 256
+  ratio_at_peak_256        the ratio to this peer that a step would have which is nothing but those FLOPs at that rate;
+                           ratio_at_peak_768 too
   compile_ratio_48_over_4  seconds from the function to the program, 48 layers over 4, 256 wide; compile_s has both
   loss_memory_ratio, loss_speed_ratio   of tests.benchmarks.loss_memory
   sides                    of each side of each comparison: which it is, tokens_per_s, first_s (until its first step was
@@ -226,15 +228,17 @@ def main(parts: tuple[Literal["256", "768", "dtype", "mfu", "compile", "loss"], 
     if name in parts or (name == "768" and "mfu" in parts):
       theirs = peers(shapes[name], "float32") if name in parts else []
       sides = duel(name, (sys.executable, "ours", shapes[name], "float32", options), theirs, steps,
-                   3 if name == "768" and "mfu" in parts else 0)
+                   3 if "mfu" in parts else 0)
       if theirs:
         result[f"tokens_per_s_ratio_{name}"] = ratio(sides)
       if sides[0].rates:
         rates = {product: statistics.median(some[product] for some in sides[0].rates) for product in sides[0].rates[0]}
         seconds = statistics.median(sides[0].seconds)
-        result["mfu_768"] = mfu(shapes[name], seconds, rates)
-        result["gflops_768"] = {**{product: rate / 1e9 for product, rate in rates.items()},
-                                "step": shapes[name].flops() / seconds / 1e9}
+        share = result[f"mfu_{name}"] = mfu(shapes[name], seconds, rates)
+        if theirs:
+          result[f"ratio_at_peak_{name}"] = ratio(sides) / share
+        result[f"gflops_{name}"] = {**{product: rate / 1e9 for product, rate in rates.items()},
+                                    "step": shapes[name].flops() / seconds / 1e9}
   if "dtype" in parts and not newest:
     print("best_dtype_ratio_768: left out; give the newest Python's environment with --newest "
           "(make setup PYTHON=python3.13 VENV=.venv-newest)", flush=True)
