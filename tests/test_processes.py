@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import small_run
 
+from tests.eight_devices import FLAGS
 from train import processes
 from train.processes import Processes
 from unitok import config as c
@@ -120,13 +121,14 @@ def start(stage: str, workdir: Path, count: int, *fields: str, slurm: bool = Fal
   for index in range(count):
     named = ["--coordinator", f"127.0.0.1:{free}", "--processes", str(count), "--process", str(index)]
     several = ["--coordinator", "auto"] if slurm else named if count > 1 else []
+    flags = " ".join([f"--xla_force_host_platform_device_count={8 // count}", *FLAGS])
     # jax makes the port of the job's number
     cluster = {"SLURM_JOB_ID": str(free), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count),
                "SLURM_PROCID": str(index), "SLURM_LOCALID": "0"} if slurm else {}
     with (workdir / f"said_{count}_{index}.txt").open("a") as said:
       started.append(subprocess.Popen(
           [sys.executable, "-m", f"train.{stage}", "--workdir", str(workdir), *several, *fields], cwd=ROOT, stdout=said,
-          stderr=said, env={**os.environ, **cluster, "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}"}))
+          stderr=said, env={**os.environ, **cluster, "XLA_FLAGS": flags}))
   return started
 
 
@@ -168,6 +170,17 @@ def check(stage: str, workdir: Path, want: Path):
   assert list(losses) == list(wanted) == list(range(1, TRAIN.steps + 1))
   np.testing.assert_allclose(list(losses.values()), list(wanted.values()), rtol=1e-4)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), weights(workdir, stage), weights(want, stage))
+
+
+@pytest.mark.slow
+def test_the_first_to_be_done_waits():
+  """The other comes 35 seconds later: jax alone would end both with an error."""
+  program = ("import sys, time; from train import processes as p; n = int(sys.argv[1]); "
+             "p.start(p.Processes(sys.argv[2], 2, n)); time.sleep(35 * n); p.leave()")
+  where = f"127.0.0.1:{port()}"
+  both = [subprocess.Popen([sys.executable, "-c", program, str(n), where], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+          for n in range(2)]
+  assert [(process.wait(PATIENCE), process.stderr.read()[-300:]) for process in both] == [(0, ""), (0, "")]
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec as P
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from train.stage import PROCESSES
 
 FORM = "--coordinator HOST:PORT --processes N --process I, or --coordinator auto"
 WAIT = 300
 """Seconds that the processes wait for each other at the start."""
+LAST = 3_600
+"""And at the end: the first may still write."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,11 @@ def in_turn(what: Callable) -> Any:
   if failed:
     raise ValueError("the first process stopped, its own line says why")
   return found if first() else what()
+
+
+def leave() -> None:
+  """Returns when all have come here: who is done first waits, for jax ends all of them where one is 30 s behind."""
+  get_barrier_sync_fn()(key="done", timeout_ms=1000 * LAST)
 
 
 def gathered(tree):

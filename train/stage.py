@@ -139,10 +139,16 @@ def main(run: Callable[[c.Config, epath.Path], object], argv: list[str] | None =
     with stoppable():
       if any(word.partition("=")[0] in PROCESSES for word in argv):
         config, workdir = joined(argv, module, several, opened)
+        from train.processes import leave
       else:
-        config, workdir, _ = parse(argv, module)
+        (config, workdir, _), leave = parse(argv, module), lambda: None
         workdir = opened(workdir, config)
-      run(config, workdir)
+      try:
+        run(config, workdir)
+      except SystemExit:     # a signal, which stops all at the same step
+        leave()
+        raise
+      leave()
   except (ValueError, OSError, ImportError) as error:
     if "--debug" in argv:
       raise
