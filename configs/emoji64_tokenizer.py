@@ -16,8 +16,8 @@ def get_config() -> Config:
       name="emoji64_tokenizer",
       data=ImageFolder(path="../shared/data/emoji", image_size=64, resize="fit"),
       image_tokenizer=ImageTokenizer(
-          widths=(64, 128), blocks=(1, 2), patch=2,
+          widths=(160,), blocks=(4,), patch=4,
           quantizer=Quantizer(kind="l2", codebook_size=1_024, code_dim=8), losses=PictureLosses(l2=1.0, edges=0.2),
-          train=Train(steps=8_000, batch_size=8, learning_rate=3e-3, warmup_steps=200, weight_decay=0.0,
-                      ema_decay=0.998, log_every=100, save_every=2_000, sample_every=2_000)),
+          train=Train(steps=6_000, batch_size=8, learning_rate=3e-3, warmup_steps=200, weight_decay=0.0,
+                      ema_decay=0.998, log_every=100, save_every=2_000, sample_every=1_000)),
   )
