@@ -189,6 +189,14 @@ def test_vary(capsys, versatile, files, tmp_path):
   assert np.array_equal(picture(tmp_path / "one_varied.png"), picture(tmp_path / "one_reconstructed.png"))
 
 
+def test_enlarge(capsys, versatile, files, tmp_path):
+  """Files, or what is drawn for a prompt, at twice the sides."""
+  said = call(capsys, "enlarge", "--model", versatile, *files[:2], "--prompt", "a red ring", "--passes", 2, "--out", tmp_path)
+  assert picture(tmp_path / "one_enlarged.png").shape == (32, 32, 3) and Path(said["grid"]).is_file()
+  said = call(capsys, "generate", "--model", versatile, "a red ring", "--enlarge", "--samples", 2, "--out", tmp_path / "new")
+  assert [picture(x["file"]).shape for x in said["outputs"]] == [(32, 32, 3)] * 2
+
+
 def test_commands_of_the_readme():
   """The table has every command, and none that there is not."""
   told = set(re.findall(r"^\| `unitok ([a-z]+)", (ROOT / "README.md").read_text(), re.M))
@@ -313,6 +321,7 @@ def test_validate(capsys, files, tmp_path):
     (["extend", "--model", "RUN", "ONE"], "extend: no side; give pixels to draw past one"),
     (["extend", "--model", "RUN", "--top", "4"], "extend: no pictures"),
     (["extend", "--model", "RUN", "ONE", "--top", "3"], "extend: top: 3 pixels must be 0 or more, a multiple of the 4"),
+    (["generate", "--model", "RUN", "a", "--enlarge"], "refine: this model was not trained for it"),
     (["vary", "--model", "RUN", "ONE", "--samples", "0"], "--samples 0: of each picture, must be 1 or more"),
     (["vary", "--model", "RUN", "ONE", "--share", "2"], "share: 2.0 of the codes drawn anew, must be in 0 .. 1"),
     (["vary", "--model", "RUN", "ONE", "--anew", "some"], "anew: 'some' must be one of random, unlikely"),

@@ -17,6 +17,7 @@ from unitok.objectives import OBJECTIVES
 from unitok.objectives.codes import Codes, control
 from unitok.objectives.glm import blanks
 from unitok.run import read_vocabulary
+from unitok.sampling.windows import windows_over
 from unitok.sequence import build
 
 WARM = Sampling(temperature=1.0)
@@ -498,6 +499,33 @@ def test_what_a_model_extends_by(flat, images):
   assert not np.array_equal(below, parallel.extend(images, bottom=4, sampling=WARM))
   with pytest.raises(ValueError, match="infill: this model was not trained for it"):
     causal.extend(images, right=4)
+
+
+def test_enlarge(flat, images):
+  """Every window knows the coarse codes it covers and the fine ones drawn there, the rest is drawn, in few passes."""
+  seen, images, prompts = [], images[:2], ["a red ring", ""]
+
+  class Spy:
+    def draw(self, documents, sampling, *some, **options):
+      seen.append((documents[0], sampling.passes))
+      return flat.sampler.draw(documents, sampling, *some, **options)
+
+  drawn = dataclasses.replace(flat, sampler=Spy()).enlarge(images, prompts, WARM, seed=2)
+  assert drawn.shape == (2, 32, 32, 3) and np.array_equal(drawn, flat.enlarge(images, prompts, WARM, seed=2, batch_size=1))
+  assert not np.array_equal(drawn, flat.enlarge(images, prompts, WARM, seed=3))
+  coarse, fine = flat.image.encode(images)[0], flat.image.encode(drawn)[0]
+  windows, known = windows_over(np.zeros((8, 8), bool), (4, 4), 2), np.zeros((8, 8), bool)
+  assert len(seen) == len(windows)
+  for (document, passes), (row, column) in zip(seen, windows):
+    window = np.s_[row:row + 4, column:column + 4]
+    ids = document.inputs[(document.inputs >= 0) & flat.vocabulary.allowed("image")[np.maximum(document.inputs, 0)]]
+    given = [coarse[row // 2:row // 2 + 2, column // 2:column // 2 + 2].ravel(), fine[window][known[window]]]
+    assert passes == 8 and np.array_equal(flat.vocabulary.to_codes("image", ids), np.concatenate(given))
+    assert (document.fills >= 0).sum() == 16 - known[window].sum()
+    known[window] = True
+  assert flat.enlarge(images[:0]).shape == (0, 32, 32, 3)
+  with pytest.raises(ValueError, match="refine: this model was not trained for it"):
+    only(flat, "parallel").enlarge(images)
 
 
 def test_vary(flat, images):

@@ -32,6 +32,15 @@ def test_windows_cover_all_that_is_unknown():
   assert windows_over(np.ones((5, 5), bool), (4, 4)) == []
 
 
+def test_windows_at_even_places():
+  known = np.zeros((8, 12), bool)
+  at = windows_over(known, (4, 4), 2)
+  assert not (np.array(at) % 2).any() and len(at) < 24
+  for row, column in at:
+    known[row:row + 4, column:column + 4] = True
+  assert known.all()
+
+
 def test_half_of_a_window_is_known():
   assert windows_over(np.arange(8)[None] < 4, (1, 4)) == [(0, 2), (0, 4)]
   known = np.zeros((16, 40), bool)

@@ -74,6 +74,8 @@ class Generate(Drawing):
   """Pictures of each prompt, those first that make the prompt the likeliest as their caption."""
   size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="(default: the run's square)")] = None
   """Height and width of the pictures in pixels."""
+  enlarge: bool = False
+  """Draw each picture again at twice its sides (a model trained on the objective refine)."""
   text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
   """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
   texts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT…", help_behavior_hint="")] = ()
@@ -165,6 +167,15 @@ class Extend(Filling):
   """The picture keeps its own pixels; otherwise it is what its codes decode to."""
   out: Annotated[str, arg(metavar="DIR")] = "drawn"
   """Where STEM_extended.png goes, and for several squares grid.png."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enlarge(Filling):
+  """Draw each picture again at twice its sides, by windows, in few passes (a model trained on the objective refine)."""
+  own_size: bool = False
+  """Take pictures at their own size, cut to whole codes, instead of as the run's squares."""
+  out: Annotated[str, arg(metavar="DIR")] = "drawn"
+  """Where STEM_enlarged.png goes, and for several squares grid.png."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +286,7 @@ COMMANDS: dict[type[Command], Callable[..., commands.Said]] = {
     Detect: commands.detect,
     Infill: commands.infill,
     Extend: commands.extend,
+    Enlarge: commands.enlarge,
     Vary: commands.vary,
     Complete: commands.complete,
     Reconstruct: commands.reconstruct,

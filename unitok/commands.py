@@ -42,13 +42,20 @@ def generate(o) -> Said:
     raise ValueError("generate: no prompts; give some (unitok generate --model DIR \"a red circle\") or --prompts FILE")
   model, data, start = _open(o)
   sampling = _sampling(o, model.config.sampling)
+  if o.enlarge:
+    model.check_trained("refine")
   if o.samples != 1:
     return _noted(_ranked(o, model, sampling, prompts, data, start), _beyond(o, model.config.data))
-  images = model.generate(prompts, sampling, o.seed, o.batch_size, o.size)
+  images = _enlarged(o, model, model.generate(prompts, sampling, o.seed, o.batch_size, o.size), prompts, sampling)
   files = [save(Path(o.out) / f"{name}.png", image) for name, image in zip(_numbered(prompts), images)]
   data |= _drawn(o, sampling, start, [{"prompt": p, "file": f} for p, f in zip(prompts, files)])
   said = _noted(Said(data, files, ("prompt", "file"), list(zip(prompts, files))), _beyond(o, model.config.data))
   return _with_grid(said, o.out, lambda: sheet(images), len(files))
+
+
+def _enlarged(o, model, images: np.ndarray, prompts: list[str], sampling: c.Sampling) -> np.ndarray:
+  """With --enlarge, the pictures at twice their sides."""
+  return model.enlarge(images, prompts, sampling, o.seed, o.batch_size) if o.enlarge else images
 
 
 def _beyond(o, data: c.Data) -> list[str]:
@@ -68,6 +75,9 @@ def _numbered(prompts: list[str]) -> list[str]:
 def _ranked(o, model, sampling: c.Sampling, prompts: list[str], data: dict, start: float) -> Said:
   """Several pictures of each prompt, the best first; a row of the grid each."""
   images, scores = model.generate_ranked(prompts, o.samples, None, sampling, o.seed, o.batch_size, o.size)
+  every = [prompt for prompt in prompts for _ in range(o.samples)]
+  large = _enlarged(o, model, images.reshape(-1, *images.shape[2:]), every, sampling)
+  images = large.reshape(len(prompts), o.samples, *large.shape[1:])
   width = len(str(o.samples - 1))
   outputs = [{"prompt": prompt, "rank": n, "log_likelihood": round(float(score), 3),
               "file": save(Path(o.out) / f"{name}_{n:0{width}d}.png", image)}
@@ -142,6 +152,19 @@ def extend(o) -> Said:
   files = [save(path, image) for path, image in zip(_names(o.out, o.pictures, "extended"), drawn)]
   data |= _drawn(o, sampling, start, [{"picture": p, "file": f} for p, f in zip(o.pictures, files)])
   data |= {"prompt": o.prompt, **sides}
+  said = _noted(Said(data, files, ("picture", "file"), list(zip(o.pictures, files))), notes)
+  return said if o.own_size else _with_grid(said, o.out, lambda: sheet(drawn), len(files))
+
+
+def enlarge(o) -> Said:
+  images, _, notes = _pictures(o, "enlarge", o.own_size)
+  model, data, start = _open(o)
+  sampling = _sampling(o, model.config.sampling)
+  one = lambda some: model.enlarge(some, [o.prompt] * len(some), sampling, o.seed, o.batch_size)
+  drawn = [one(image[None])[0] for image in images] if o.own_size else one(images)
+  files = [save(path, image) for path, image in zip(_names(o.out, o.pictures, "enlarged"), drawn)]
+  data |= _drawn(o, sampling, start, [{"picture": p, "file": f} for p, f in zip(o.pictures, files)])
+  data["prompt"] = o.prompt
   said = _noted(Said(data, files, ("picture", "file"), list(zip(o.pictures, files))), notes)
   return said if o.own_size else _with_grid(said, o.out, lambda: sheet(drawn), len(files))
 

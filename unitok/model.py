@@ -35,6 +35,8 @@ BATCH = 256
 """Documents drawn side by side."""
 LIMIT = 64
 """Text codes drawn at most."""
+PASSES = 8
+"""In which a window of an enlarged picture is drawn where the settings name no number."""
 OBJECTS, NAME_LIMIT = 16, 8
 """Objects of a picture, and text codes of the name of one, drawn at most."""
 
@@ -112,7 +114,7 @@ class Model:
     if samples < 1:
       raise ValueError(f"samples: {samples} of each prompt, must be 1 or more")
     if rank is None:
-      self._check_trained("image_to_text")
+      self.check_trained("image_to_text")
       if empty := [n for n, text in self._encoded(prompts) if not len(text)]:
         raise ValueError(f"prompt {empty[0]}: it is empty, and pictures are ranked by how likely they make it; write "
                          "one, or give a rank of your own")
@@ -309,6 +311,25 @@ class Model:
     grid = codes.shape[1:3] if whole else self.image.grid
     return self._fill_windows(made, codes, grid, texts, sampling, seed, batch_size)
 
+  def enlarge(self, images: np.ndarray, prompts: list[str] | None = None, sampling: Sampling | None = None,
+              seed: int = 0, batch_size: int = BATCH) -> np.ndarray:
+    """u8[n 2H 2W 3]: pictures u8[n H W 3] of any size drawn again with twice the codes on each side, window by window,
+    by the objective `refine` (CogView2's second stage, 2204.14217).
+
+    A window is drawn in `sampling.passes` passes, 8 unless given, from the coarse codes it covers and the fine ones that
+    other windows have drawn there.
+    """
+    self.check_trained("refine")
+    sampling, images = self.config.sampling if sampling is None else sampling, self._of_codes(images)
+    window = self.config.decoder.objectives.refine_window
+    grid = (window, window) if window else tuple(max(side // 2 * 2, 2) for side in self.image.grid)
+    passes = sampling.passes or min(PASSES, grid[0] * grid[1])
+    few = dataclasses.replace(sampling, strategy="groups", window=0, passes=passes)
+    texts, coarse = self._prompts(prompts, len(images)), self.image.encode(images)
+    fine = np.full_like(coarse, -1).repeat(2, 1).repeat(2, 2)
+    made = lambda filled, first: self._seen(filled)
+    return self._fill_windows(made, fine, grid, texts, few, seed, batch_size, coarse)
+
   def vary(self, images: np.ndarray, share: float = 0.5, prompts: list[str] | None = None,
            sampling: Sampling | None = None, seed: int = 0, anew: str = "random",
            batch_size: int = BATCH) -> np.ndarray:
@@ -365,6 +386,12 @@ class Model:
     """Is there room for this text beside a whole picture in a training row?"""
     return len(self.text.encode(text)) + int(np.prod(self.image.grid)) + 4 <= self.config.decoder.row_length
 
+  def check_trained(self, objective: str):
+    """ValueError where this model does not know the objective."""
+    if not self.config.decoder.tasks.get(objective):
+      raise ValueError(f"{objective}: this model was not trained for it (decoder.tasks has no share of it); "
+                       "train one with --decoder.tasks")
+
   # ---- inside
 
   def _encoded(self, texts: list[str], count: int | None = None) -> list[tuple[int, np.ndarray]]:
@@ -404,18 +431,13 @@ class Model:
                        f"of the {side} pixels of a code")
     return images
 
-  def _check_trained(self, objective: str):
-    if not self.config.decoder.tasks.get(objective):
-      raise ValueError(f"{objective}: this model was not trained for it (decoder.tasks has no share of it); "
-                       "train one with --decoder.tasks")
-
   def _document(self, objective: str, text: np.ndarray | None, image: np.ndarray | None, where: str = "",
                 remedy: str = "", **more) -> Sequence:
     """The objective's document; text None is the null caption, `more` are Codes' other fields.
 
     ValueError where it is longer than a training row.
     """
-    self._check_trained(objective)
+    self.check_trained(objective)
     text = np.zeros(0, np.int32) if text is None else text
     codes = Codes((text,), image, **more)
     options = drawing(self.config.decoder.objectives)
@@ -452,18 +474,20 @@ class Model:
     return without(document, known & self.vocabulary.allowed("image")[np.maximum(document.inputs, 0)])
 
   def _fill(self, made: Callable, codes: np.ndarray, texts: list[tuple[int, np.ndarray]], sampling: Sampling, seed: int,
-            batch_size: int, first_row: int = 0):
+            batch_size: int, first_row: int = 0, coarse: np.ndarray | None = None):
     """made(codes i32[n h w] or i32[n h w G] whose unknown places (-1) are drawn, 0); while they are, made(those of some,
-    as far as they are drawn, number of the first)."""
+    as far as they are drawn, number of the first). coarse: codes of half the pictures' sides, for `refine`."""
     holes = _unknown(codes)
     if not holes.any():
       return made(codes, 0)
     self._check_draw(sampling, seed, batch_size)
-    objective, groups = self._filling(holes, sampling), [None] * len(codes)
-    if objective == "parallel":
+    objective, groups = self._filling(holes, sampling) if coarse is None else "refine", [None] * len(codes)
+    if objective in ("parallel", "refine"):
       passes = lambda hole: sampling.passes or (0 if sampling.strategy == "groups" else int(hole.sum()))
       groups = [groups_of(hole, dataclasses.replace(sampling, passes=passes(hole)), seed) for hole in holes]
-    document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n])
+    less = [None] * len(codes) if coarse is None else coarse
+    document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n],
+                                                        coarse=less[n])
     documents = [document(at, text, f"prompt {n}") for at, (n, text) in enumerate(texts)]
 
     def filled(drawn, first):
@@ -489,11 +513,11 @@ class Model:
     return "infill" if knows("infill") or not others else others[0]
 
   def _fill_windows(self, made: Callable, codes: np.ndarray, grid: tuple[int, int], texts: list[tuple[int, np.ndarray]],
-                    sampling: Sampling, seed: int, batch_size: int) -> np.ndarray:
-    """As `_fill`, of pictures that lack the same places, by windows of a grid; pictures of `batch_size` side by side."""
+                    sampling: Sampling, seed: int, batch_size: int, coarse: np.ndarray | None = None) -> np.ndarray:
+    """As `_fill`, of pictures that lack the same places, by windows of a grid; `batch_size` pictures side by side."""
     self._check_draw(sampling, seed, batch_size)
     codes = codes.copy()
-    at = windows_over(~_unknown(codes)[0], grid) if len(codes) else []
+    at = windows_over(~_unknown(codes)[0], grid, 1 if coarse is None else 2) if len(codes) else []
 
     def put(before, window, filled):
       whole = before.copy()
@@ -510,8 +534,10 @@ class Model:
           self.watch.call(SoFar(first, (step + so_far.share) / len(at), lambda: made(put(before, window, now()), first)))
 
         one = self if self.watch is None else dataclasses.replace(self, watch=Watch(told, self.watch.every))
+        half = [slice(sides.start // 2, sides.stop // 2) for sides in window]
+        less = None if coarse is None else coarse[some][:, *half]
         filled = one._fill(lambda filled, _: filled, before[:, *window], texts[some], sampling, seed_of(seed, step),
-                           len(before), first)
+                           len(before), first, less)
         codes[some] = put(before, window, filled)
     return made(codes, 0)
 
