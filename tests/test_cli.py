@@ -193,7 +193,8 @@ def test_enlarge(capsys, versatile, files, tmp_path):
   """Files, or what is drawn for a prompt, at twice the sides."""
   said = call(capsys, "enlarge", "--model", versatile, *files[:2], "--prompt", "a red ring", "--passes", 2, "--out", tmp_path)
   assert picture(tmp_path / "one_enlarged.png").shape == (32, 32, 3) and Path(said["grid"]).is_file()
-  said = call(capsys, "generate", "--model", versatile, "a red ring", "--enlarge", "--samples", 2, "--out", tmp_path / "new")
+  said = call(capsys, "generate", "--model", versatile, "a red ring", "--enlarge", "--passes", 2, "--samples", 2,
+              "--out", tmp_path / "new")
   assert [picture(x["file"]).shape for x in said["outputs"]] == [(32, 32, 3)] * 2
 
 

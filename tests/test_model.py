@@ -511,7 +511,7 @@ def test_enlarge(flat, images):
       return flat.sampler.draw(documents, sampling, *some, **options)
 
   drawn = dataclasses.replace(flat, sampler=Spy()).enlarge(images, prompts, WARM, seed=2)
-  assert drawn.shape == (2, 32, 32, 3) and np.array_equal(drawn, flat.enlarge(images, prompts, WARM, seed=2, batch_size=1))
+  assert drawn.shape == (2, 32, 32, 3) and np.array_equal(drawn, flat.enlarge(images, prompts, WARM, seed=2))
   assert not np.array_equal(drawn, flat.enlarge(images, prompts, WARM, seed=3))
   coarse, fine = flat.image.encode(images)[0], flat.image.encode(drawn)[0]
   windows, known = windows_over(np.zeros((8, 8), bool), (4, 4), 2), np.zeros((8, 8), bool)

@@ -36,7 +36,7 @@ def task_names(decoder: config.Decoder, vocabulary: Vocabulary) -> list[str]:
   """"objective/block" of every target that carries loss, in the order of OBJECTIVES; `Batch.tasks` are its indices."""
   names = []
   for objective in mixture(decoder):
-    example = largest(dict.fromkeys(LONGEST, 1), (4, 4), [[1], [4, 4]])
+    example = largest(dict.fromkeys(LONGEST, 1), (4, 4), [[1], [4, 4]], coarse=True)
     parts = OBJECTIVES[objective](example, np.random.default_rng(0), decoder.objectives)
     names += dict.fromkeys(f"{objective}/{part.block}" for part in parts if part.loss_weight > 0)
   for name in names:
