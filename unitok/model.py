@@ -93,7 +93,7 @@ class Model:
     self._check_draw(sampling, seed, batch_size)
     empty, groups = self._empty(size), None
     order = _places(empty)
-    grouped = sampling.passes > 0 or sampling.strategy == "groups"
+    grouped = sampling.passes > 0 or _in_groups(sampling)
     if grouped:     # all pictures in one order, chosen by the seed
       groups = groups_of(np.ones(empty.shape[:2], bool), sampling, seed)
       order = np.argsort(groups, axis=None, kind="stable")
@@ -324,7 +324,8 @@ class Model:
     window = self.config.decoder.objectives.refine_window
     grid = (window, window) if window else tuple(max(side // 2 * 2, 2) for side in self.image.grid)
     passes = sampling.passes or min(PASSES, grid[0] * grid[1])
-    few = dataclasses.replace(sampling, strategy="groups", window=0, passes=passes)
+    strategy = sampling.strategy if _in_groups(sampling) else "groups"
+    few = dataclasses.replace(sampling, strategy=strategy, window=0, passes=passes)
     texts, coarse = self._prompts(prompts, len(images)), self.image.encode(images)
     fine = np.full_like(coarse, -1).repeat(2, 1).repeat(2, 2)
     made = lambda filled, first: self._seen(filled)
@@ -483,7 +484,7 @@ class Model:
     self._check_draw(sampling, seed, batch_size)
     objective, groups = self._filling(holes, sampling) if coarse is None else "refine", [None] * len(codes)
     if objective in ("parallel", "refine"):
-      passes = lambda hole: sampling.passes or (0 if sampling.strategy == "groups" else int(hole.sum()))
+      passes = lambda hole: sampling.passes or (0 if _in_groups(sampling) else int(hole.sum()))
       groups = [groups_of(hole, dataclasses.replace(sampling, passes=passes(hole)), seed) for hole in holes]
     less = [None] * len(codes) if coarse is None else coarse
     document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n],
@@ -506,7 +507,7 @@ class Model:
     """The objective by which holes are drawn: parallel where groups are asked for, else infill. A model without it goes
     on by text_to_image where all that is unknown comes last, or else draws parallel groups of one."""
     knows = self.config.decoder.tasks.get
-    if sampling.passes or sampling.strategy == "groups":
+    if sampling.passes > 0 or _in_groups(sampling):
       return "parallel"
     last = (np.diff(holes.reshape(len(holes), -1).astype(int)) >= 0).all()
     others = [name for name, fits in (("text_to_image", last), ("parallel", True)) if fits and knows(name)]
@@ -640,6 +641,11 @@ class Model:
   def _text(self, ids: np.ndarray, end: str = "[eos]") -> str:
     ended = ids.size and ids[-1] == self.vocabulary.special(end)
     return self.text.decode(self.vocabulary.to_codes("text", ids[:-1] if ended else ids))
+
+
+def _in_groups(sampling: Sampling) -> bool:
+  """Does the strategy by name need documents of the objective parallel?"""
+  return sampling.strategy == "groups"
 
 
 def _unknown(codes: np.ndarray) -> np.ndarray:
