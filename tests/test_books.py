@@ -54,7 +54,8 @@ def record(seed: int, books: bool, unknown: bool = False) -> Codes:
   make = places if books else lambda some: some
   box = lambda: rng.integers(0, 1024, 4).astype(np.int32)
   return Codes((words(),), make(image), objects=tuple((words(), box()) for _ in range(2)),
-               questions=((words(), words()),), pieces=tuple(make(one) if one.ndim == 2 else one for one in pieces))
+               questions=((words(), words()),), pieces=tuple(make(one) if one.ndim == 2 else one for one in pieces),
+               coarse=make(first[:2, :2]))
 
 
 def language(sharpness: float = 30.0, options=OPTIONS):

@@ -1,6 +1,7 @@
 """The `unitok` command: what it prints and writes, and how errors end."""
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -91,6 +92,8 @@ def test_generate(capsys, folder, tmp_path):
   assert sorted(p.name for p in out.iterdir()) == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png", "grid.png"]
   wide = call(capsys, "generate", "--model", folder, "a", "--size", 8, 24, "--out", tmp_path / "wide")
   assert picture(wide["outputs"][0]["file"]).shape == (8, 24, 3)
+  assert wide["notes"] == ["--size 8 24: larger than the 16 x 16 (height x width) that the model learned from"]
+  assert "notes" not in said
 
 
 def test_generate_several(capsys, folder, tmp_path):
@@ -145,6 +148,60 @@ def test_infill(capsys, folder, files, tmp_path):
   assert np.array_equal(picture(tmp_path / "b" / "one_filled.png"), filled)
   said = call(capsys, "infill", "--model", folder, *files[:2], "--mask", "4,4,5,6", "--no-keep-original", "--out", tmp_path)
   assert len(said["outputs"]) == 2 and Path(said["grid"]).is_file()
+
+
+@pytest.fixture(scope="module")
+def versatile(tmp_path_factory):
+  return str(small_run.made(tmp_path_factory, small_run.VERSATILE))
+
+
+def test_answer(capsys, versatile, files):
+  """The question of each picture; those of another size are said to be resized."""
+  capsys.readouterr()      # what the stages said, where it was made just now
+  asked = ["answer", "--model", versatile, "--question", "where is it?", *files, "--limit", "5"]
+  said = call(capsys, *asked)
+  assert [x["file"] for x in said["outputs"]] == files and said["question"] == "where is it?"
+  assert said["notes"] == [f"{files[1]} (32 x 32), {files[2]} (32 x 16): taken as 16 x 16 pixels (data.resize: crop)"]
+  assert cli.main(asked) == 0
+  lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+  assert [line[0] for line in lines] == files and lines[0][1] == commands._line(said["outputs"][0]["answer"])
+
+
+def test_extend(capsys, versatile, files, tmp_path):
+  """Past the sides of the squares, or of pictures as they are."""
+  said = call(capsys, "extend", "--model", versatile, *files[:2], "--right", 8, "--top", 4, "--prompt", "a", "--out", tmp_path)
+  assert (said["right"], said["top"], said["left"]) == (8, 4, 0) and Path(said["grid"]).is_file()
+  one = picture(tmp_path / "one_extended.png")
+  assert one.shape == (20, 24, 3) and np.array_equal(one[4:, :16], picture(files[0]))
+  call(capsys, "extend", "--model", versatile, files[2], "--right", 8, "--own-size", "--out", tmp_path)
+  assert np.array_equal(picture(tmp_path / "three_extended.png")[:, :32], picture(files[2]))
+
+
+def test_vary(capsys, versatile, files, tmp_path):
+  """As many variations of each as said, numbered; a share of none is the reconstruction."""
+  said = call(capsys, "vary", "--model", versatile, *files[:2], "--share", 0.25, "--samples", 2, "--out", tmp_path)
+  names = [f"{stem}_varied_{n}.png" for stem in ("one", "two") for n in range(2)]
+  assert [Path(x["file"]).name for x in said["outputs"]] == names and Path(said["grid"]).is_file()
+  one, other = (picture(tmp_path / name) for name in names[:2])
+  assert one.shape == (16, 16, 3) and not np.array_equal(one, other)
+  call(capsys, "vary", "--model", versatile, files[0], "--share", 0, "--out", tmp_path)
+  call(capsys, "reconstruct", "--model", versatile, files[0], "--out", tmp_path)
+  assert np.array_equal(picture(tmp_path / "one_varied.png"), picture(tmp_path / "one_reconstructed.png"))
+
+
+def test_enlarge(capsys, versatile, files, tmp_path):
+  """Files, or what is drawn for a prompt, at twice the sides."""
+  said = call(capsys, "enlarge", "--model", versatile, *files[:2], "--prompt", "a red ring", "--passes", 2, "--out", tmp_path)
+  assert picture(tmp_path / "one_enlarged.png").shape == (32, 32, 3) and Path(said["grid"]).is_file()
+  said = call(capsys, "generate", "--model", versatile, "a red ring", "--enlarge", "--passes", 2, "--samples", 2,
+              "--out", tmp_path / "new")
+  assert [picture(x["file"]).shape for x in said["outputs"]] == [(32, 32, 3)] * 2
+
+
+def test_commands_of_the_readme():
+  """The table has every command, and none that there is not."""
+  told = set(re.findall(r"^\| `unitok ([a-z]+)", (ROOT / "README.md").read_text(), re.M))
+  assert told == {cls.__name__.lower() for cls in cli.COMMANDS}
 
 
 def test_complete(capsys, folder):
@@ -257,6 +314,18 @@ def test_validate(capsys, files, tmp_path):
     (["infill", "--model", "RUN", "ONE", "--mask", "TWO"], "32 x 32 pixels, "),
     (["infill", "--model", "RUN", "ONE", "--mask", "BAD"], "bad.png: is not a picture that can be read; give a picture file that"),
     (["infill", "--model", "RUN", "ONE", "--mask", "0,0,16,16"], "infill: mask 0 leaves none of the 16 codes"),
+    (["infill", "--model", "RUN", "ONE", "--mask", "BLACK"], "infill: mask 0 covers nothing; mask at least a pixel"),
+    (["infill", "--model", "RUN", "ONE", "--mask", "4,4,2,2", "--passes", "3"], "parallel: this model was not trained for it"),
+    (["answer", "--model", "RUN", "ONE"], "--question TEXT"),
+    (["answer", "--model", "RUN", "--question", "what?"], "answer: no pictures; give picture files"),
+    (["answer", "--model", "RUN", "ONE", "--question", "what?"], "question: this model was not trained for it"),
+    (["extend", "--model", "RUN", "ONE"], "extend: no side; give pixels to draw past one"),
+    (["extend", "--model", "RUN", "--top", "4"], "extend: no pictures"),
+    (["extend", "--model", "RUN", "ONE", "--top", "3"], "extend: top: 3 pixels must be 0 or more, a multiple of the 4"),
+    (["generate", "--model", "RUN", "a", "--enlarge"], "refine: this model was not trained for it"),
+    (["vary", "--model", "RUN", "ONE", "--samples", "0"], "--samples 0: of each picture, must be 1 or more"),
+    (["vary", "--model", "RUN", "ONE", "--share", "2"], "share: 2.0 of the codes drawn anew, must be in 0 .. 1"),
+    (["vary", "--model", "RUN", "ONE", "--anew", "some"], "anew: 'some' must be one of random, unlikely"),
     (["detect", "--model", "RUN"], "detect: no pictures; give picture files"),
     (["detect", "--model", "RUN", "BAD"], "bad.png: is not a picture that can be read"),
     (["detect", "--model", "RUN", "ONE"], "detect: this model was not trained for it"),
@@ -272,7 +341,8 @@ def test_validate(capsys, files, tmp_path):
 def test_errors_end_in_one_line(capsys, folder, files, tmp_path, monkeypatch, argv, says):
   (tmp_path / "bad.png").write_bytes(b"no picture")
   monkeypatch.chdir(tmp_path)
-  names = {"RUN": folder, "ONE": files[0], "TWO": files[1], "BAD": str(tmp_path / "bad.png")}
+  Image.new("L", (16, 16)).save(tmp_path / "black.png")
+  names = {"RUN": folder, "BLACK": str(tmp_path / "black.png"), "ONE": files[0], "TWO": files[1], "BAD": str(tmp_path / "bad.png")}
   assert cli.main([names.get(word, word) for word in argv]) == 2
   said = capsys.readouterr()
   assert said.out == "" and said.err.startswith("unitok: ") and says in said.err and said.err.count("\n") == 1

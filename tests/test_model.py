@@ -11,11 +11,13 @@ from PIL import Image
 from unitok.config import Objectives, Sampling
 from unitok.data.record import Object
 from unitok.data.sources import open_source
+from unitok.modalities.image import ImageModality
 from unitok.model import Model, erase, hole_of
 from unitok.objectives import OBJECTIVES
 from unitok.objectives.codes import Codes, control
 from unitok.objectives.glm import blanks
 from unitok.run import read_vocabulary
+from unitok.sampling.windows import windows_over
 from unitok.sequence import build
 
 WARM = Sampling(temperature=1.0)
@@ -434,6 +436,160 @@ class Spy:
   def decode(self, codes):
     self.seen.append(codes.copy())
     return self.image.decode(codes)
+
+
+@pytest.fixture(scope="module")
+def flat(versatile):
+  """With a code for the corner of each 4 x 4 pixels: what surrounds them changes nothing."""
+  decode = lambda codes: (8 * codes).astype(np.uint8).repeat(4, 1).repeat(4, 2)[..., None].repeat(3, -1)
+  image = ImageModality(lambda pixels: pixels[:, ::4, ::4, 0] // 8, decode, (4, 4), 4, 32, "corners")
+  return dataclasses.replace(versatile, image=image)
+
+
+def test_extend(flat, images):
+  """What is known keeps its codes, all else is drawn; nothing added is the reconstruction; one window is a filling."""
+  images, prompts = images[:2], ["a red ring", ""]
+  known = flat.reconstruct(images)
+  assert np.array_equal(flat.extend(images), known)
+  assert np.array_equal(flat.extend(images[:, :8, :12]), known[:, :8, :12])       # of any size
+  sides = dict(top=4, right=4, bottom=0, left=4)
+  drawn = flat.extend(images, **sides, prompts=prompts, sampling=WARM, seed=3)
+  assert drawn.shape == (2, 20, 24, 3) and np.array_equal(drawn[:, 4:, 4:20], known)
+  assert np.array_equal(drawn, flat.extend(images, **sides, prompts=prompts, sampling=WARM, seed=3, batch_size=1))
+  assert not np.array_equal(drawn, flat.extend(images, **sides, prompts=prompts, sampling=WARM, seed=4))
+  pasted = flat.extend(images, **sides, prompts=prompts, sampling=WARM, seed=3, keep_original=True)
+  assert np.array_equal(pasted[:, 4:, 4:20], images) and np.array_equal(pasted[:, :4], drawn[:, :4])
+  for way in ({}, {"passes": 3}):
+    how, half, mask = dataclasses.replace(WARM, **way), np.zeros_like(images), np.zeros((2, 16, 16), bool)
+    half[:, :, :8], mask[:, :, 8:] = images[:, :, 8:], True
+    assert np.array_equal(flat.extend(images, right=8, prompts=prompts, sampling=how, seed=5)[:, :, 8:],
+                          flat.infill(half, mask, prompts, how, seed=5))
+  assert flat.extend(images[:0], right=8).shape == (0, 16, 24, 3)
+  assert flat.extend(images[:1, :8, :8], right=8, bottom=8, whole=True).shape == (1, 16, 16, 3)
+  for bad, says in ((dict(right=-4), "right: -4 pixels must be 0 or more, a multiple of the 4"), (dict(top=6), "top: 6 pixels"),
+                    (dict(right=240, whole=True), "prompt 0: .* do not fit into the 192"), (dict(left=4 << 30), "extend it by less"),
+                    (dict(seed=-1, right=4), "seed: -1 must be")):
+    with pytest.raises(ValueError, match=says):
+      flat.extend(images, **bad)
+  with pytest.raises(ValueError, match=r"uint8\[2, 15, 16, 3\], must be .* multiples of the 4 pixels of a code"):
+    flat.extend(images[:, :15], right=4)
+
+
+def test_extend_is_watched(flat, images):
+  """Window by window there is more; what is known shows from the first look on."""
+  looks, images = [], images[:2]
+  drawn = flat.extend(images, right=12, sampling=WARM, keep_original=True)
+  keep = lambda so_far: looks.append((so_far.first, so_far.share, so_far.made()))
+  assert np.array_equal(flat.watching(keep, 3).extend(images, right=12, sampling=WARM, keep_original=True, batch_size=1), drawn)
+  for first in (0, 1):
+    shares = [share for at, share, _ in looks if at == first]
+    assert shares == sorted(set(shares)) and 0 < shares[0] < 0.5 < shares[-1] < 1
+    for _, _, pictures in [look for look in looks if look[0] == first]:
+      assert np.array_equal(pictures[:, :, :16], images[first:first + 1])
+      grey = (pictures == 128).all(-1)
+      assert np.array_equal(pictures[~grey], drawn[first:first + 1][~grey]) and grey.any()
+
+
+def test_what_a_model_extends_by(flat, images):
+  """Without infill the end of a picture by text_to_image and the rest by groups of one."""
+  parallel, causal, images = only(flat, "parallel"), only(flat, "text_to_image"), images[:2]
+  assert np.array_equal(parallel.extend(images, left=4, sampling=WARM)[:, :, 4:], flat.reconstruct(images))
+  below = causal.extend(images, bottom=4, sampling=WARM)
+  assert np.array_equal(below[:, :16], flat.reconstruct(images))
+  assert not np.array_equal(below, parallel.extend(images, bottom=4, sampling=WARM))
+  with pytest.raises(ValueError, match="infill: this model was not trained for it"):
+    causal.extend(images, right=4)
+
+
+def test_enlarge(flat, images):
+  """Every window knows the coarse codes it covers and the fine ones drawn there, the rest is drawn, in few passes."""
+  seen, images, prompts = [], images[:2], ["a red ring", ""]
+
+  class Spy:
+    def draw(self, documents, sampling, *some, **options):
+      seen.append((documents[0], sampling.passes))
+      return flat.sampler.draw(documents, sampling, *some, **options)
+
+  drawn = dataclasses.replace(flat, sampler=Spy()).enlarge(images, prompts, WARM, seed=2)
+  assert drawn.shape == (2, 32, 32, 3) and np.array_equal(drawn, flat.enlarge(images, prompts, WARM, seed=2))
+  assert not np.array_equal(drawn, flat.enlarge(images, prompts, WARM, seed=3))
+  coarse, fine = flat.image.encode(images)[0], flat.image.encode(drawn)[0]
+  windows, known = windows_over(np.zeros((8, 8), bool), (4, 4), 2), np.zeros((8, 8), bool)
+  assert len(seen) == len(windows)
+  for (document, passes), (row, column) in zip(seen, windows):
+    window = np.s_[row:row + 4, column:column + 4]
+    ids = document.inputs[(document.inputs >= 0) & flat.vocabulary.allowed("image")[np.maximum(document.inputs, 0)]]
+    given = [coarse[row // 2:row // 2 + 2, column // 2:column // 2 + 2].ravel(), fine[window][known[window]]]
+    assert passes == 8 and np.array_equal(flat.vocabulary.to_codes("image", ids), np.concatenate(given))
+    assert (document.fills >= 0).sum() == 16 - known[window].sum()
+    known[window] = True
+  assert flat.enlarge(images[:0]).shape == (0, 32, 32, 3)
+  with pytest.raises(ValueError, match="refine: this model was not trained for it"):
+    only(flat, "parallel").enlarge(images)
+
+
+def test_vary(flat, images):
+  """Nothing anew is the reconstruction, all of it a new picture; between, as many codes as said may be others."""
+  prompts, images = ["a red ring", "", "blue"], images[:3]
+  known = flat.reconstruct(images)
+  assert np.array_equal(flat.vary(images, 0.0, prompts), known)
+  assert np.array_equal(flat.vary(images, 1.0, prompts, WARM, seed=2), flat.generate(prompts, WARM, seed=2))
+  others = lambda drawn: (drawn != known)[:, ::4, ::4, 0].reshape(3, 16)
+  for anew in ("random", "unlikely"):
+    drawn = flat.vary(images, 0.25, prompts, WARM, seed=2, anew=anew)
+    assert np.array_equal(drawn, flat.vary(images, 0.25, prompts, WARM, seed=2, anew=anew, batch_size=2))
+    assert not np.array_equal(drawn, flat.vary(images, 0.25, prompts, WARM, seed=3, anew=anew))
+    assert 6 < others(drawn).sum() and (others(drawn).sum(1) <= 4).all()
+  parts = [flat._document("text_to_image", flat.text.encode(text), image) for text, image in zip(prompts, flat.image.encode(images))]
+  for n, document in enumerate(parts):      # the likelihood of each place by itself
+    alone = lambda at: document._replace(loss_weights=np.where(np.arange(document.length) == at, np.float32(1), np.float32(0)))
+    nats = flat.sampler.log_likelihood([alone(at) for at in np.flatnonzero(document.loss_weights)], 16)
+    assert set(np.flatnonzero(others(drawn)[n])) <= set(np.argsort(nats)[:4])
+  assert flat.vary(images[:0]).shape == (0, 16, 16, 3)
+  for bad, says in ((dict(share=1.5), "share: 1.5 of the codes drawn anew, must be in 0 .. 1"), (dict(share=float("nan")), "share: nan"),
+                    (dict(anew="all"), "anew: 'all' must be one of random, unlikely"), (dict(seed=-1), "seed: -1 must be")):
+    with pytest.raises(ValueError, match=says):
+      flat.vary(images, **bad)
+
+
+def test_bad_input_leaves_the_model_serving(versatile, images):
+  """Whatever is asked wrongly, one line each, and the same picture comes before and after; nothing asked for is nothing."""
+  draw = lambda: versatile.generate(["a red ring"], WARM, seed=3)
+  before, some, half = draw(), images[:2], np.tile(np.arange(16) < 8, (2, 16, 1))
+  strategy = lambda **how: dataclasses.replace(WARM, **how)
+  for call, says in (
+      (lambda: versatile.generate(["?" * 400]), "prompt 0: 417 tokens, of which 400 are text, do not fit into the 192"),
+      (lambda: versatile.answer(some, ["?" * 400] * 2), r"question 0: \d+ tokens do not fit"),
+      (lambda: versatile.infill(some, half | True), "mask 0 leaves none of the 16 codes"),
+      (lambda: versatile.infill(some, half & False), "mask 0 covers nothing"),
+      (lambda: versatile.caption(some[:, :12]), r"must be uint8\[n 16 16 3\]"),
+      (lambda: only(versatile, "text").generate(["a"]), "text_to_image: this model was not trained for it"),
+      (lambda: versatile.generate(["a"], size=(96, 96)), "prompt 0: .* do not fit into the 192"),
+      (lambda: versatile.generate(["a"], size=16), "size: 16 must be a height and a width"),
+      (lambda: versatile.generate_ranked(["a"], 0), "samples: 0 of each prompt, must be 1 or more"),
+      (lambda: versatile.imagine(-1), "count: -1 must be 0 or more"),
+      (lambda: versatile.generate(["a"], strategy(strategy="fast")), "'fast' must be one of sequential, "),
+      (lambda: versatile.generate(["a"], strategy(temperature=float("nan"))), "temperature: nan must be a number"),
+      (lambda: versatile.generate([None]), "texts: number 0 is None, must be a string"),
+      (lambda: versatile.generate(["\ud800"]), "half of a surrogate pair is not valid Unicode"),
+      (lambda: versatile.generate(["a"], seed=1.5), "seed: 1.5 must be in 0"),
+      (lambda: versatile.generate(["a"], batch_size=1.5), "batch_size: 1.5 must be at least 1"),
+      (lambda: versatile.caption(some, limit=0), "limit: 0 must be at least 1"),
+      (lambda: versatile.fill([["a", None]], limit=0), "limit: 0 must be at least 1"),
+      (lambda: versatile.fill([["a", None]], limit=900), "do not fit .*; lower the limit of 900 for each gap, or shorten"),
+      (lambda: versatile.detect(some, name_limit=900), "name_limit: a picture and an object with a name of 900 text codes do not"),
+      (lambda: versatile.extend(some, right=5), "right: 5 pixels must be 0 or more, a multiple of the 4"),
+      (lambda: versatile.vary(some, 2), "share: 2 of the codes drawn anew, must be in 0 .. 1")):
+    with pytest.raises(ValueError, match=says) as raised:
+      call()
+    assert "\n" not in str(raised.value)
+  none = images[:0]
+  for nothing in (versatile.generate([]), versatile.caption(none), versatile.answer(none, []), versatile.locate(none, []),
+                  versatile.fill([]), versatile.complete([]), versatile.go_on([]), versatile.arrange([]), versatile.imagine(0),
+                  versatile.infill(none, half[:0]), versatile.extend(none, top=4), versatile.vary(none), versatile.reconstruct(none),
+                  versatile.log_likelihood([], none), *versatile.generate_ranked([], 2)):
+    assert len(nothing) == 0
+  assert np.array_equal(draw(), before)
 
 
 def test_erase():

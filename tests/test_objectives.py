@@ -22,7 +22,8 @@ def distinct_codes(rng, grid=(4, 5), length=6):
   objects = tuple((words[20 + 3 * n:23 + 3 * n], bins[4 * n:4 * n + 4]) for n in range(3))
   questions = (words[40:45], words[50:52]), (words[46:49], words[55:58])
   pieces = (words[60:63], cells[500:510].reshape(2, 5), words[70:75], cells[600:606].reshape(3, 2))
-  return Codes((words[:length], words[10:13]), picture, objects=objects, questions=questions, pieces=pieces)
+  coarse = cells[700:700 + -(-grid[0] // 2) * -(-grid[1] // 2)].reshape(-(-grid[0] // 2), -1)
+  return Codes((words[:length], words[10:13]), picture, objects=objects, questions=questions, pieces=pieces, coarse=coarse)
 
 
 SETTINGS = {"plain": Objectives(), "framed": Objectives(size_tokens=True, row_ends=True, training_grid=3)}
@@ -84,12 +85,13 @@ def read_back(s) -> list[tuple[str, int]]:
 def test_a_document_reads_back_as_its_codes(name, settings):
   """Ordered by position it is captions, pictures, names and boxes of the record, each whole, and nothing else; of what
   the objective needs there is all that it takes."""
-  takes = {"text": 1, "image": 1, "objects": 3 * 2, "questions": 2, "pieces": 4}
+  takes = {"text": 1, "image": 1, "coarse": 1, "objects": 3 * 2, "questions": 2, "pieces": 4}
   takes |= {"locate": {"objects": 2}, "glm_sentences": {"text": 2}}.get(name, {})
   for seed in range(20):
     rng = np.random.default_rng(seed)
     codes = distinct_codes(rng)
-    arrays = [("text", "text", one) for one in codes.text] + [("image", "image", codes.image)]
+    arrays = [("text", "text", one) for one in codes.text]
+    arrays += [(name, "image", getattr(codes, name)) for name in ("image", "coarse")]
     arrays += [("objects", block, one) for pair in codes.objects for block, one in zip(("text", "location"), pair)]
     arrays += [("questions", "text", one) for pair in codes.questions for one in pair]
     arrays += [("pieces", "image" if one.ndim == 2 else "text", one) for one in codes.pieces]
@@ -256,6 +258,23 @@ def test_orders_of_groups():
   assert min(counts) == 2 and max(counts) == 16 and 0.22 < raster / 400 < 0.38
   asked = codes._replace(groups=np.full((4, 4), 5))
   assert (OBJECTIVES["parallel"](asked, np.random.default_rng(0), options)[-1].groups == 5).all()
+
+
+def test_parts_of_a_picture_in_detail():
+  """Windows begin at even places and come with the coarse codes that cover them, at every second row and column."""
+  codes, found = distinct_codes(np.random.default_rng(0), (6, 4)), set()
+  for seed in range(40):
+    s = build(OBJECTIVES["refine"](codes, np.random.default_rng(seed), Objectives(refine_window=2, caption_drop=1.0)), V)
+    at = np.flatnonzero(s.loss_weights)
+    where = dict(zip(V.to_codes("image", s.targets[at]).tolist(), (s.positions - s.positions[:, :1])[at, 1:].astype(int).tolist()))
+    (row, column), = {(int(r) - where[code][0], int(c) - where[code][1]) for code in where for r, c in np.argwhere(codes.image == code)}
+    assert len(where) == 4 and row % 2 == column % 2 == 0
+    assert V.to_codes("image", s.inputs[2:3]).tolist() == [codes.coarse[row // 2, column // 2]]
+    found.add((row, column))
+  assert found == {(row, column) for row in (0, 2, 4) for column in (0, 2)}
+  s = build(OBJECTIVES["refine"](codes, np.random.default_rng(0), DRAWING), V)
+  coarse = np.flatnonzero(np.isin(s.inputs, V.to_ids("image", codes.coarse.ravel())))
+  assert (s.positions - s.positions[:, :1])[coarse, 1:].tolist() == [[2 * r, 2 * c] for r in range(3) for c in range(2)]
 
 
 def test_orders_of_a_pair():

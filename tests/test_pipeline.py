@@ -63,7 +63,7 @@ def made(tmp_path_factory):
     image = images[books]
     vocabulary = make_vocabulary({"text": text.size, "image": 64, **further[books], "location": 1024}, fingerprints)
     if not (root / name).exists():
-      write_shards(root / name, Source(count, has, name), text, image, fingerprints, batch_size=8, shard_size=16)
+      write_shards(root / name, Source(count, has, name), text, image, fingerprints, batch_size=8, shard_size=16, coarse=True)
     return CodeShards(root / name), vocabulary
   return make
 

@@ -51,9 +51,9 @@ def to_draw(name: str, seed: int, length: int | None = None, null: bool = False)
   groups = None
   boxes = rng.integers(0, 1024, (2, 4)).astype(np.int32)
   objects = ((words[:1], boxes[0]), (words[1:], boxes[1]))
-  if name in ("text_to_image", "image", "pair", "parallel", "layout"):
-    codes = Codes((words,), np.full(GRID, -1, np.int32))
-    groups = rng.integers(-1, 4, GRID) if name == "parallel" else None     # -1: a kept code
+  if name in ("text_to_image", "image", "pair", "parallel", "refine", "layout"):
+    codes = Codes((words,), np.full(GRID, -1, np.int32), coarse=image[:2, :2])
+    groups = rng.integers(-1, 4, GRID) if name in ("parallel", "refine") else None     # -1: a kept code
     if groups is not None:
       groups.flat[0] = 0
       codes = codes._replace(image=np.where(groups < 0, image, codes.image), groups=groups)
@@ -482,7 +482,8 @@ def known(name: str, seed: int):
   text = (rng.integers(0, 20, 4 + seed).astype(np.int32),)
   codes = Codes(text, rng.integers(0, 30, GRID).astype(np.int32),
                 objects=tuple((words(), rng.integers(0, 1024, 4).astype(np.int32)) for _ in range(2)),
-                questions=((words(), words()),), pieces=(words(), rng.integers(0, 30, GRID).astype(np.int32), words()))
+                questions=((words(), words()),), pieces=(words(), rng.integers(0, 30, GRID).astype(np.int32), words()),
+                coarse=rng.integers(0, 30, (2, 2)).astype(np.int32))
   if name == "glm_sentences":
     codes = codes._replace(text=text + (text[0][:2],), sentences=(np.array([2, 4 + seed]), np.array([2])))
   return build(OBJECTIVES[name](codes, rng, DRAWING), V)

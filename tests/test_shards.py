@@ -11,6 +11,7 @@ import pytest
 
 from unitok import config
 from unitok.data import shards
+from unitok.data.pictures import resize
 from unitok.data.record import BadRecord, Object, Record
 from unitok.data.shards import CodeShards, write_shards
 from unitok.modalities.image import ImageModality
@@ -85,6 +86,22 @@ def test_sizes_and_pieces(tmp_path, text):
         assert text.decode(codes) == piece
       else:
         assert np.array_equal(codes, mean_colour(piece[None])[0])
+
+
+def test_coarse_codes(tmp_path, text):
+  """Where they are asked for, those of the picture at half its sides, if these are whole codes."""
+  class Odd(Source):
+    def __getitem__(self, index):
+      record = super().__getitem__(index)
+      return record._replace(image=record.image[:, :SIDE - CELL]) if index == 2 else record
+  assert write(tmp_path / "without", Odd(9), text)["with_coarse"] == 0
+  assert write(tmp_path / "with", Odd(9), text, coarse=True)["with_coarse"] == 7
+  found = CodeShards(tmp_path / "with")
+  assert found[2].coarse is None and found[7].coarse is None and CodeShards(tmp_path / "without")[0].coarse is None
+  for index in (0, 8):
+    half = resize(Source()[index].image, (SIDE // 2, SIDE // 2), "fit")
+    assert np.array_equal(found[index].coarse, mean_colour(half[None])[0])
+    assert np.array_equal(found[index].image, mean_colour(Source()[index].image[None])[0])
 
 
 def test_objects_and_questions(tmp_path, text):

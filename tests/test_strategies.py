@@ -20,7 +20,7 @@ from unitok.sampling.rules import Repetition, rules_of
 from unitok.sampling.strategy import first_drawn, in_groups
 from unitok.sequence import build, without
 
-ALONE = tuple(name for name in OBJECTIVES if name != "parallel")
+ALONE = tuple(name for name in OBJECTIVES if name not in ("parallel", "refine"))
 IMAGE = [block.name for block in V.blocks].index("image")
 WINDOW = 5
 

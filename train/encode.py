@@ -45,7 +45,8 @@ def run(config: c.Config, workdir: epath.Path) -> Vocabulary:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
       task = bar.add_task(f"encoding {split}", total=len(source))
       manifest = write_shards(workdir / "codes" / split, source, text, image, fingerprints, config.data.on_bad, BATCH,
-                              progress=lambda done, of: bar.update(task, completed=done), description=description)
+                              progress=lambda done, of: bar.update(task, completed=done), description=description,
+                              coarse="coarse" in needed(config.decoder.tasks))
     left_out = f", {len(manifest['skipped'])} left out ({path.parent / 'codes' / split / 'manifest.json'})" \
         if manifest["skipped"] else ""
     print(f"codes/{split}: {manifest['records']} records{left_out}", flush=True)

@@ -111,7 +111,7 @@ def has_decoder(workdir: epath.Path) -> bool:
 
 def relied_on(workdir: epath.Path, old: c.Decoder, new: c.Decoder) -> str | None:
   """The change, as `c.difference` tells it, that would have made the tokenizers' or the codes' stage do otherwise."""
-  kinds = lambda tasks: needed(tasks) & {"questions", "objects", "pieces"}   # the text tokenizer's texts; [location]
+  kinds = lambda tasks: needed(tasks) & {"questions", "objects", "pieces", "coarse"}   # texts; [location]; codes
   if (workdir / "text_tokenizer").exists() and kinds(old.tasks) != kinds(new.tasks):
     return f"decoder.tasks: {old.tasks} -> {new.tasks}"
   before, after = old.objectives.size_tokens, new.objectives.size_tokens

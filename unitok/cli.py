@@ -74,6 +74,8 @@ class Generate(Drawing):
   """Pictures of each prompt, those first that make the prompt the likeliest as their caption."""
   size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="(default: the run's square)")] = None
   """Height and width of the pictures in pixels."""
+  enlarge: bool = False
+  """Draw each picture again at twice its sides (a model trained on the objective refine)."""
   text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
   """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
   texts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT…", help_behavior_hint="")] = ()
@@ -94,6 +96,17 @@ class Caption(Drawing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answer(Drawing):
+  """Answer a question about each picture."""
+  question: Annotated[str, arg(metavar="TEXT")]
+  """The question."""
+  pictures: Files = ()
+  """Picture files."""
+  limit: int = 64
+  """Longest answer, text tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Detect(Drawing):
   """Name the objects of each picture, with their boxes: x0 y0 x1 y1 as shares of the sides, (0, 0) at the top left."""
   pictures: Files = ()
@@ -105,22 +118,77 @@ class Detect(Drawing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Infill(Drawing):
-  """Draw a part of each picture anew."""
+class Filling(Drawing):
   image_guidance_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=RUNS)] = None
   """How much a hole keeps to the picture around it, apart from the prompt; 1 is plain sampling."""
   text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
   """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
+  passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
+  """Draw in so many groups of codes (a model trained on the objective parallel); 0: code by code."""
+  group_sizes: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
+  """cosine: small groups first; uniform."""
+  group_order: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
+  """random, raster, halton, locality."""
   pictures: Files = ()
   """Picture files."""
-  mask: Annotated[str, arg(metavar="PNG|x,y,w,h")]
-  """What is drawn anew: the white part of a picture of the same size, or a box in the picture's pixels."""
   prompt: str = ""
   """Caption of the whole picture."""
+  out: Annotated[str, arg(metavar="DIR")] = "drawn"
+  """Where the PNG files go; several also come as one grid.png."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Infill(Filling):
+  """Draw a part of each picture anew."""
+  mask: Annotated[str, arg(metavar="PNG|x,y,w,h")]
+  """What is drawn anew: the white part of a picture of the same size, or a box in the picture's pixels."""
   keep_original: bool = True
   """Outside the mask the picture keeps its own pixels; otherwise it is what its codes decode to."""
   out: Annotated[str, arg(metavar="DIR")] = "drawn"
   """Where STEM_filled.png goes, and for several grid.png: original, masked, filled in each row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extend(Filling):
+  """Draw each picture on past its sides, by windows of the size that the model learned from."""
+  top: Annotated[int, arg(metavar="PIXELS")] = 0
+  """How far above, a multiple of the model's pixels a code."""
+  right: Annotated[int, arg(metavar="PIXELS")] = 0
+  """How far to the right."""
+  bottom: Annotated[int, arg(metavar="PIXELS")] = 0
+  """How far below."""
+  left: Annotated[int, arg(metavar="PIXELS")] = 0
+  """How far to the left."""
+  own_size: bool = False
+  """Take pictures at their own size, cut to whole codes, instead of as the run's squares."""
+  whole: bool = False
+  """Draw the larger picture at once, on a grid that the model may never have seen, instead of by windows."""
+  keep_original: bool = True
+  """The picture keeps its own pixels; otherwise it is what its codes decode to."""
+  out: Annotated[str, arg(metavar="DIR")] = "drawn"
+  """Where STEM_extended.png goes, and for several squares grid.png."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enlarge(Filling):
+  """Draw each picture again at twice its sides, by windows, in few passes (a model trained on the objective refine)."""
+  own_size: bool = False
+  """Take pictures at their own size, cut to whole codes, instead of as the run's squares."""
+  out: Annotated[str, arg(metavar="DIR")] = "drawn"
+  """Where STEM_enlarged.png goes, and for several squares grid.png."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vary(Filling):
+  """Draw each picture again with some of its codes kept."""
+  share: float = 0.5
+  """Share of the codes that is drawn anew: 0 leaves the reconstruction, 1 draws a new picture."""
+  anew: Annotated[str, arg(metavar="NAME")] = "random"
+  """Which codes: random, or unlikely: those that the model would have expected least."""
+  samples: int = 1
+  """Variations of each picture."""
+  out: Annotated[str, arg(metavar="DIR")] = "drawn"
+  """Where STEM_varied.png goes, and for several grid.png: original and variations in each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +282,12 @@ class Import(Command):
 COMMANDS: dict[type[Command], Callable[..., commands.Said]] = {
     Generate: commands.generate,
     Caption: commands.caption,
+    Answer: commands.answer,
     Detect: commands.detect,
     Infill: commands.infill,
+    Extend: commands.extend,
+    Enlarge: commands.enlarge,
+    Vary: commands.vary,
     Complete: commands.complete,
     Reconstruct: commands.reconstruct,
     Info: commands.info,

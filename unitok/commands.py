@@ -42,13 +42,29 @@ def generate(o) -> Said:
     raise ValueError("generate: no prompts; give some (unitok generate --model DIR \"a red circle\") or --prompts FILE")
   model, data, start = _open(o)
   sampling = _sampling(o, model.config.sampling)
+  if o.enlarge:
+    model.check_trained("refine")
   if o.samples != 1:
-    return _ranked(o, model, sampling, prompts, data, start)
-  images = model.generate(prompts, sampling, o.seed, o.batch_size, o.size)
+    return _noted(_ranked(o, model, sampling, prompts, data, start), _beyond(o, model.config.data))
+  images = _enlarged(o, model, model.generate(prompts, sampling, o.seed, o.batch_size, o.size), prompts, sampling)
   files = [save(Path(o.out) / f"{name}.png", image) for name, image in zip(_numbered(prompts), images)]
   data |= _drawn(o, sampling, start, [{"prompt": p, "file": f} for p, f in zip(prompts, files)])
-  said = Said(data, files, ("prompt", "file"), list(zip(prompts, files)))
+  said = _noted(Said(data, files, ("prompt", "file"), list(zip(prompts, files))), _beyond(o, model.config.data))
   return _with_grid(said, o.out, lambda: sheet(images), len(files))
+
+
+def _enlarged(o, model, images: np.ndarray, prompts: list[str], sampling: c.Sampling) -> np.ndarray:
+  """With --enlarge, the pictures at twice their sides."""
+  return model.enlarge(images, prompts, sampling, o.seed, o.batch_size) if o.enlarge else images
+
+
+def _beyond(o, data: c.Data) -> list[str]:
+  """What is to be said of a --size larger than all that the model learned from."""
+  learned = sorted({(data.image_size, data.image_size), *map(tuple, data.sizes)})
+  if o.size is None or all(side <= max(some) for side, some in zip(o.size, zip(*learned))):
+    return []
+  known = " or ".join(f"{height} x {width}" for height, width in learned)
+  return [f"--size {o.size[0]} {o.size[1]}: larger than the {known} (height x width) that the model learned from"]
 
 
 def _numbered(prompts: list[str]) -> list[str]:
@@ -59,6 +75,9 @@ def _numbered(prompts: list[str]) -> list[str]:
 def _ranked(o, model, sampling: c.Sampling, prompts: list[str], data: dict, start: float) -> Said:
   """Several pictures of each prompt, the best first; a row of the grid each."""
   images, scores = model.generate_ranked(prompts, o.samples, None, sampling, o.seed, o.batch_size, o.size)
+  every = [prompt for prompt in prompts for _ in range(o.samples)]
+  large = _enlarged(o, model, images.reshape(-1, *images.shape[2:]), every, sampling)
+  images = large.reshape(len(prompts), o.samples, *large.shape[1:])
   width = len(str(o.samples - 1))
   outputs = [{"prompt": prompt, "rank": n, "log_likelihood": round(float(score), 3),
               "file": save(Path(o.out) / f"{name}_{n:0{width}d}.png", image)}
@@ -71,17 +90,30 @@ def _ranked(o, model, sampling: c.Sampling, prompts: list[str], data: dict, star
 
 
 def caption(o) -> Said:
-  images, _ = _pictures(o, "caption")
+  images, _, notes = _pictures(o, "caption")
   model, data, start = _open(o)
   sampling = _sampling(o, c.GREEDY)
   captions = model.caption(images, sampling, o.seed, o.limit, o.batch_size)
   data |= _drawn(o, sampling, start, [{"file": f, "caption": t} for f, t in zip(o.pictures, captions)])
-  return Said(data, [f"{f}\t{_line(t)}" for f, t in zip(o.pictures, captions)], ("file", "caption"),
-              list(zip(o.pictures, captions)))
+  return _noted(_a_text_each(data, o.pictures, captions, "caption"), notes)
+
+
+def answer(o) -> Said:
+  images, _, notes = _pictures(o, "answer")
+  model, data, start = _open(o)
+  sampling = _sampling(o, c.GREEDY)
+  answers = model.answer(images, [o.question] * len(images), sampling, o.seed, o.limit, o.batch_size)
+  data |= _drawn(o, sampling, start, [{"file": f, "answer": t} for f, t in zip(o.pictures, answers)])
+  data["question"] = o.question
+  return _noted(_a_text_each(data, o.pictures, answers, "answer"), notes)
+
+
+def _a_text_each(data: dict, files: tuple[str, ...], texts: list[str], what: str) -> Said:
+  return Said(data, [f"{f}\t{_line(t)}" for f, t in zip(files, texts)], ("file", what), list(zip(files, texts)))
 
 
 def detect(o) -> Said:
-  images, _ = _pictures(o, "detect")
+  images, _, notes = _pictures(o, "detect")
   model, data, start = _open(o)
   sampling = _sampling(o, c.GREEDY)
   found = model.detect(images, sampling, o.seed, o.limit, o.name_limit, o.batch_size)
@@ -89,11 +121,11 @@ def detect(o) -> Said:
   data |= _drawn(o, sampling, start, [{"file": f, "objects": some} for f, some in zip(o.pictures, objects)])
   rows = [(f, _line(name), " ".join(f"{x:.3f}" for x in box))
           for f, some in zip(o.pictures, found) for name, box in some]
-  return Said(data, ["\t".join(row) for row in rows], ("file", "name", "x0 y0 x1 y1"), rows)
+  return _noted(Said(data, ["\t".join(row) for row in rows], ("file", "name", "x0 y0 x1 y1"), rows), notes)
 
 
 def infill(o) -> Said:
-  images, config = _pictures(o, "infill")
+  images, config, notes = _pictures(o, "infill")
   masks = np.stack([_mask(o.mask, file, config.data) for file in o.pictures])
   model, data, start = _open(o)
   sampling = _sampling(o, model.config.sampling)
@@ -103,7 +135,59 @@ def infill(o) -> Said:
   data |= _drawn(o, sampling, start, [{"picture": p, "file": f} for p, f in zip(o.pictures, files)])
   data["prompt"] = o.prompt
   rows = lambda: sheet(np.stack([images, masked, filled], 1).reshape(-1, *images.shape[1:]), 3)
-  return _with_grid(Said(data, files, ("picture", "file"), list(zip(o.pictures, files))), o.out, rows, len(files))
+  said = _noted(Said(data, files, ("picture", "file"), list(zip(o.pictures, files))), notes)
+  return _with_grid(said, o.out, rows, len(files))
+
+
+def extend(o) -> Said:
+  sides = {name: getattr(o, name) for name in ("top", "right", "bottom", "left")}
+  if not any(sides.values()):
+    raise ValueError("extend: no side; give pixels to draw past one, e.g. --right 16")
+  images, _, notes = _pictures(o, "extend", o.own_size)
+  model, data, start = _open(o)
+  sampling = _sampling(o, model.config.sampling)
+  one = lambda some: model.extend(some, **sides, prompts=[o.prompt] * len(some), sampling=sampling, seed=o.seed,
+                                  keep_original=o.keep_original, whole=o.whole, batch_size=o.batch_size)
+  drawn = [one(image[None])[0] for image in images] if o.own_size else one(images)
+  files = [save(path, image) for path, image in zip(_names(o.out, o.pictures, "extended"), drawn)]
+  data |= _drawn(o, sampling, start, [{"picture": p, "file": f} for p, f in zip(o.pictures, files)])
+  data |= {"prompt": o.prompt, **sides}
+  said = _noted(Said(data, files, ("picture", "file"), list(zip(o.pictures, files))), notes)
+  return said if o.own_size else _with_grid(said, o.out, lambda: sheet(drawn), len(files))
+
+
+def enlarge(o) -> Said:
+  images, _, notes = _pictures(o, "enlarge", o.own_size)
+  model, data, start = _open(o)
+  sampling = _sampling(o, model.config.sampling)
+  one = lambda some: model.enlarge(some, [o.prompt] * len(some), sampling, o.seed, o.batch_size)
+  drawn = [one(image[None])[0] for image in images] if o.own_size else one(images)
+  files = [save(path, image) for path, image in zip(_names(o.out, o.pictures, "enlarged"), drawn)]
+  data |= _drawn(o, sampling, start, [{"picture": p, "file": f} for p, f in zip(o.pictures, files)])
+  data["prompt"] = o.prompt
+  said = _noted(Said(data, files, ("picture", "file"), list(zip(o.pictures, files))), notes)
+  return said if o.own_size else _with_grid(said, o.out, lambda: sheet(drawn), len(files))
+
+
+def vary(o) -> Said:
+  if o.samples < 1:
+    raise ValueError(f"--samples {o.samples}: of each picture, must be 1 or more")
+  images, _, notes = _pictures(o, "vary")
+  model, data, start = _open(o)
+  sampling = _sampling(o, model.config.sampling)
+  every = images.repeat(o.samples, 0)
+  drawn = model.vary(every, o.share, [o.prompt] * len(every), sampling, o.seed, o.anew, o.batch_size)
+  width = len(str(o.samples - 1))
+  names = [path.with_stem(f"{path.stem}_{n:0{width}d}") if o.samples > 1 else path
+           for path in _names(o.out, o.pictures, "varied") for n in range(o.samples)]
+  files = [save(path, image) for path, image in zip(names, drawn)]
+  sources = [file for file in o.pictures for _ in range(o.samples)]
+  data |= _drawn(o, sampling, start, [{"picture": p, "file": f} for p, f in zip(sources, files)])
+  data |= {"prompt": o.prompt, "share": o.share, "anew": o.anew}
+  rows = lambda: sheet(np.concatenate([images[:, None], drawn.reshape(-1, o.samples, *drawn.shape[1:])], 1).reshape(
+      -1, *drawn.shape[1:]), 1 + o.samples)
+  said = _noted(Said(data, files, ("picture", "file"), list(zip(sources, files))), notes)
+  return _with_grid(said, o.out, rows, len(files))
 
 
 def complete(o) -> Said:
@@ -119,7 +203,7 @@ def complete(o) -> Said:
 def reconstruct(o) -> Said:
   from unitok.evaluation.reconstruction import psnr_db
   from unitok.run import load_image_tokenizer
-  start, (originals, _) = time.perf_counter(), _pictures(o, "reconstruct", bool(o.tile))
+  start, (originals, _, notes) = time.perf_counter(), _pictures(o, "reconstruct", bool(o.tile))
   image = load_image_tokenizer(o.model)
   if o.tile:
     back = [image.decode(image.encode(one[None], o.tile), o.tile)[0] for one in originals]
@@ -130,6 +214,7 @@ def reconstruct(o) -> Said:
   outputs = [{"picture": p, "file": f, "psnr_db": d} for p, f, d in zip(o.pictures, files, decibels)]
   said = Said({"command": "reconstruct", "model": o.model, "seconds": _seconds(start), "outputs": outputs}, files,
               ("picture", "file", "PSNR"), [(p, f, f"{d} dB") for p, f, d in zip(o.pictures, files, decibels)])
+  said = _noted(said, notes)
   rows = lambda: sheet(np.stack([originals, back], 1).reshape(-1, *back.shape[1:]), 2)
   return said if o.tile else _with_grid(said, o.out, rows, len(files))
 
@@ -328,18 +413,33 @@ def _with_grid(said: Said, out: str, picture, count: int) -> Said:
   return said
 
 
-def _pictures(o, command: str, own_size: bool = False) -> tuple[np.ndarray | list[np.ndarray], c.Config]:
+def _pictures(o, command: str, own_size: bool = False) -> tuple[np.ndarray | list[np.ndarray], c.Config, list[str]]:
   """(u8[n s s 3] of the picture files as the run's config resizes them, or a list of u8[h w 3] of their own size; that
-  config)."""
+  config; what is to be said of those whose size was another)."""
   from unitok.checkpoint import read_config
   if not o.pictures:
     raise ValueError(f"{command}: no pictures; give picture files (unitok {command} --model DIR cat.png)")
   config = read_config(o.model)
-  data, side = config.data, config.image_tokenizer.downsampling
-  read = (lambda file: _whole_codes(pictures.load(file, file, data.background), side, file)) if own_size else \
-      (lambda file: pictures.square(file, file, data))
-  out = [_readable(lambda: read(file)) for file in o.pictures]
-  return (out if own_size else np.stack(out)), config
+  data, side, out, changed = config.data, config.image_tokenizer.downsampling, [], []
+  for file in o.pictures:
+    image = _readable(lambda: pictures.load(file, file, data.background))
+    out.append(_whole_codes(image, side, file) if own_size else
+               pictures.resize(image, data.image_size, data.resize, data.background))
+    if out[-1].shape != image.shape:
+      changed.append(f"{file} ({image.shape[1]} x {image.shape[0]})")
+  taken = f"cut to whole codes of {side} x {side} pixels" if own_size else \
+      f"taken as {data.image_size} x {data.image_size} pixels (data.resize: {data.resize})"
+  more = [f"{len(changed) - 3} more"] if len(changed) > 3 else []
+  notes = [f"{', '.join([*changed[:3], *more])}: {taken}"] if changed else []
+  return (out if own_size else np.stack(out)), config, notes
+
+
+def _noted(said: Said, notes: list[str]) -> Said:
+  """With notes, for people and machines."""
+  if notes:
+    said.notes += notes
+    said.data["notes"] = notes
+  return said
 
 
 def _whole_codes(image: np.ndarray, side: int, file: str) -> np.ndarray:

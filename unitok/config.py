@@ -295,6 +295,8 @@ class Objectives:
   """parallel: a picture is drawn in so many groups at least, and in as many as it has codes at most."""
   raster_share: float = 0.1
   """parallel: share of documents whose order is the raster's; it is random in the others."""
+  refine_window: int = 0
+  """refine: a document is a random part of its picture, of so many rows and columns of codes, an even number; 0: all."""
   size_tokens: bool = False
   """The numbers of a picture's rows and columns stand before its codes."""
   row_ends: bool = False

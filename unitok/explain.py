@@ -23,7 +23,7 @@ def example() -> tuple[Codes, Vocabulary, Callable[[int], str]]:
   vocabulary = make_vocabulary({"text": len(WORDS), "image": 8, "location": 1024}, {})
   say = lambda text: np.array([WORDS.index(word) for word in text.split()], np.int32)
   codes = Codes((say("a red ring"), say("the ring is red")), np.array([[5, 6, 7], [0, 3, 1]], np.int32), "the example",
-                objects=((say("red ring"), np.array([0, 0, 512, 512], np.int32)),),
+                coarse=np.array([[4, 2]], np.int32), objects=((say("red ring"), np.array([0, 0, 512, 512], np.int32)),),
                 questions=((say("what colour is the ring"), say("red")),),
                 pieces=(say("a red ring"), np.array([[5, 6]], np.int32), say("blue"), np.array([[7], [3]], np.int32)))
   return codes, vocabulary, named(vocabulary, lambda code: WORDS[code])

@@ -15,6 +15,7 @@ from etils import epath
 
 from unitok.checkpoint import read_config
 from unitok.config import GREEDY, Config, Sampling, check_size
+from unitok.data.pictures import MAX_PIXELS
 from unitok.data.record import Object
 from unitok.modalities.image import ImageModality
 from unitok.modalities.location import LocationModality
@@ -26,6 +27,7 @@ from unitok.sampling import rules
 from unitok.sampling.groups import groups_of
 from unitok.sampling.guidance import guidance_of
 from unitok.sampling.sampler import Sampler, Watch
+from unitok.sampling.windows import seed_of, windows_over
 from unitok.sequence import Sequence, build, without
 from unitok.vocab import Vocabulary
 
@@ -33,6 +35,8 @@ BATCH = 256
 """Documents drawn side by side."""
 LIMIT = 64
 """Text codes drawn at most."""
+PASSES = 8
+"""In which a window of an enlarged picture is drawn where the settings name no number."""
 OBJECTS, NAME_LIMIT = 16, 8
 """Objects of a picture, and text codes of the name of one, drawn at most."""
 
@@ -86,10 +90,10 @@ class Model:
     tokenizer cannot make.
     """
     sampling = self.config.sampling if sampling is None else sampling
-    rules.check(sampling)
+    self._check_draw(sampling, seed, batch_size)
     empty, groups = self._empty(size), None
     order = _places(empty)
-    grouped = sampling.passes > 0 or sampling.strategy == "groups"
+    grouped = sampling.passes > 0 or _in_groups(sampling)
     if grouped:     # all pictures in one order, chosen by the seed
       groups = groups_of(np.ones(empty.shape[:2], bool), sampling, seed)
       order = np.argsort(groups, axis=None, kind="stable")
@@ -110,7 +114,7 @@ class Model:
     if samples < 1:
       raise ValueError(f"samples: {samples} of each prompt, must be 1 or more")
     if rank is None:
-      self._check_trained("image_to_text")
+      self.check_trained("image_to_text")
       if empty := [n for n, text in self._encoded(prompts) if not len(text)]:
         raise ValueError(f"prompt {empty[0]}: it is empty, and pictures are ranked by how likely they make it; write "
                          "one, or give a rank of your own")
@@ -210,6 +214,8 @@ class Model:
     with gaps of no kind that this model fills.
     """
     trained = {name: kind for name, kind in GAPS.items() if self.config.decoder.tasks.get(name)}
+    if limit < 1:
+      raise ValueError(f"limit: {limit} must be at least 1")
     documents = []
     for n, text in enumerate(texts):
       parts = [np.full(limit, -1, np.int32) if part is None else self.text.encode(part) for part in text]
@@ -221,7 +227,8 @@ class Model:
       if trained and form not in trained:
         raise ValueError(f"text {n}: this model fills {' or '.join(kind for kind, _ in trained.values())} alone; give "
                          "such, or train one for glm_spans with --decoder.tasks")
-      documents.append(self._document(form, np.concatenate(parts), None, f"text {n}"))
+      remedy = f"lower the limit of {limit} for each gap, or shorten the text"
+      documents.append(self._document(form, np.concatenate(parts), None, f"text {n}", remedy))
     made = lambda drawn, first: [self.spans(document, ids) for document, ids in zip(documents[first:], drawn)]
     return self._draw(made, documents, _plain(sampling), seed, batch_size)
 
@@ -263,27 +270,92 @@ class Model:
             f"leaves none of the {hole.size} codes (of {self.image.downsampling} x {self.image.downsampling} pixels " \
             "each); mask less, or draw the whole with generate"
         raise ValueError(f"infill: mask {n} {what}")
-    texts = self._encoded(prompts if prompts is not None else [""] * len(images), len(images))
+    texts = self._prompts(prompts, len(images))
     codes = self.image.encode(erase(images, masks))
     codes[holes] = -1
-    objective, groups = "infill", [None] * len(codes)
-    if sampling.strategy == "groups":
-      objective, groups = "parallel", [groups_of(hole, sampling, seed) for hole in holes]
-    document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n])
-    documents = [document(n, text, f"prompt {n}") for n, text in texts]
 
-    def filled(drawn, first):
-      some = slice(first, first + len(drawn))
-      known = codes[some].copy()
-      for image, hole, group, ids in zip(known, holes[some], groups[some], drawn):
-        places = np.flatnonzero(hole)      # runs are drawn in raster order
-        places = places if group is None else places[np.argsort(group.ravel()[places], kind="stable")]
-        image.reshape(hole.size, -1)[places[:len(ids)]] = self.vocabulary.image_codes(ids).reshape(len(ids), -1)
-      out = self._seen(known)
+    def made(filled, first):
+      some, out = slice(first, first + len(filled)), self._seen(filled)
       return np.where(masks[some][..., None], out, images[some]) if keep_original else out
 
-    return self._draw(filled, documents, sampling, seed, batch_size, lambda n: document(n, None),
-                      lambda n: self._without_picture(document(n, None)))
+    return self._fill(made, codes, texts, sampling, seed, batch_size)
+
+  def extend(self, images: np.ndarray, top: int = 0, right: int = 0, bottom: int = 0, left: int = 0,
+             prompts: list[str] | None = None, sampling: Sampling | None = None, seed: int = 0,
+             keep_original: bool = False, whole: bool = False, batch_size: int = BATCH) -> np.ndarray:
+    """u8[n top+H+bottom left+W+right 3]: pictures u8[n H W 3] of any size, with so many pixels drawn past their sides.
+
+    Drawn are windows of the training's square, one after another, each half known where that can be (`windows_over`).
+    whole: the larger picture at once instead, on a grid that the model may never have seen. What is known comes back as
+    its codes decode; keep_original pastes its own pixels over that. ValueError for pixels that make no whole codes, or
+    where this model cannot draw beside something known.
+    """
+    sampling, images = self.config.sampling if sampling is None else sampling, self._of_codes(images)
+    side, (height, width) = self.image.downsampling, images.shape[1:3]
+    for name, pixels in (("top", top), ("right", right), ("bottom", bottom), ("left", left)):
+      if pixels < 0 or pixels % side:
+        raise ValueError(f"extend: {name}: {pixels} pixels must be 0 or more, a multiple of the {side} of a code")
+    if (top + height + bottom) * (left + width + right) > MAX_PIXELS:
+      raise ValueError(f"extend: {left + width + right} x {top + height + bottom} pixels are more than {MAX_PIXELS}; "
+                       "extend it by less")
+    texts, codes = self._prompts(prompts, len(images)), self.image.encode(images)
+    around = ((0, 0), (top // side, bottom // side), (left // side, right // side), *((0, 0),) * (codes.ndim - 3))
+    codes = np.pad(codes, around, constant_values=-1)
+
+    def made(filled, first):
+      out = self._seen(filled)
+      if keep_original:
+        out[:, top:top + height, left:left + width] = images[first:first + len(out)]
+      return out
+
+    grid = codes.shape[1:3] if whole else self.image.grid
+    return self._fill_windows(made, codes, grid, texts, sampling, seed, batch_size)
+
+  def enlarge(self, images: np.ndarray, prompts: list[str] | None = None, sampling: Sampling | None = None,
+              seed: int = 0, batch_size: int = BATCH) -> np.ndarray:
+    """u8[n 2H 2W 3]: pictures u8[n H W 3] of any size drawn again with twice the codes on each side, window by window,
+    by the objective `refine` (CogView2's second stage, 2204.14217).
+
+    A window is drawn in `sampling.passes` passes, 8 unless given, from the coarse codes it covers and the fine ones that
+    other windows have drawn there.
+    """
+    self.check_trained("refine")
+    sampling, images = self.config.sampling if sampling is None else sampling, self._of_codes(images)
+    window = self.config.decoder.objectives.refine_window
+    grid = (window, window) if window else tuple(max(side // 2 * 2, 2) for side in self.image.grid)
+    passes = sampling.passes or min(PASSES, grid[0] * grid[1])
+    strategy = sampling.strategy if _in_groups(sampling) else "groups"
+    few = dataclasses.replace(sampling, strategy=strategy, window=0, passes=passes)
+    texts, coarse = self._prompts(prompts, len(images)), self.image.encode(images)
+    fine = np.full_like(coarse, -1).repeat(2, 1).repeat(2, 2)
+    made = lambda filled, first: self._seen(filled)
+    return self._fill_windows(made, fine, grid, texts, few, seed, batch_size, coarse)
+
+  def vary(self, images: np.ndarray, share: float = 0.5, prompts: list[str] | None = None,
+           sampling: Sampling | None = None, seed: int = 0, anew: str = "random",
+           batch_size: int = BATCH) -> np.ndarray:
+    """u8[n H W 3]: each picture with a share of its codes drawn anew and the others kept: 0 leaves what the codes decode
+    to, 1 is a new picture of `generate`.
+
+    anew: which codes; random, by the seed and the picture's place in the list, or unlikely: those least likely to the
+    model given the codes before them. ValueError for a share outside 0 .. 1.
+    """
+    sampling, images = self.config.sampling if sampling is None else sampling, self._pictures(images)
+    if not 0 <= share <= 1:
+      raise ValueError(f"share: {share} of the codes drawn anew, must be in 0 .. 1")
+    if anew not in ANEW:
+      raise ValueError(f"anew: {anew!r} must be one of {', '.join(ANEW)}")
+    texts, codes = self._prompts(prompts, len(images)), self.image.encode(images)
+    places = codes.shape[1] * codes.shape[2]
+    count = round(share * places)
+    if count == places:
+      prompts = [""] * len(images) if prompts is None else prompts
+      return self.generate(prompts, sampling, seed, batch_size, images.shape[1:3])
+    self._check_draw(sampling, seed, batch_size)
+    if count and len(codes):
+      chosen = ANEW[anew](self, codes, texts, seed, batch_size)[:, :count]
+      np.put_along_axis(codes.reshape(len(codes), places, -1), chosen[..., None], -1, 1)
+    return self._fill(lambda filled, first: self._seen(filled), codes, texts, sampling, seed, batch_size)
 
   def complete(self, texts: list[str], sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
                batch_size: int = BATCH) -> list[str]:
@@ -315,6 +387,12 @@ class Model:
     """Is there room for this text beside a whole picture in a training row?"""
     return len(self.text.encode(text)) + int(np.prod(self.image.grid)) + 4 <= self.config.decoder.row_length
 
+  def check_trained(self, objective: str):
+    """ValueError where this model does not know the objective."""
+    if not self.config.decoder.tasks.get(objective):
+      raise ValueError(f"{objective}: this model was not trained for it (decoder.tasks has no share of it); "
+                       "train one with --decoder.tasks")
+
   # ---- inside
 
   def _encoded(self, texts: list[str], count: int | None = None) -> list[tuple[int, np.ndarray]]:
@@ -323,7 +401,14 @@ class Model:
       raise ValueError(f"texts: {texts[:40]!r} is one string, must be a list of them; write [text]")
     if count is not None and len(texts) != count:
       raise ValueError(f"texts: {len(texts)} for {count} pictures; give one for each")
+    for n, text in enumerate(texts):
+      if not isinstance(text, str):
+        raise ValueError(f"texts: number {n} is {text!r}, must be a string; \"\" asks for nothing")
     return [(n, self.text.encode(text)) for n, text in enumerate(texts)]
+
+  def _prompts(self, prompts: list[str] | None, count: int) -> list[tuple[int, np.ndarray]]:
+    """As `_encoded`; None is the null caption for each."""
+    return self._encoded([""] * count if prompts is None else prompts, count)
 
   def _sizes(self) -> list[tuple[int, int]]:
     """(H, W) of the pictures that it learned from."""
@@ -338,18 +423,22 @@ class Model:
                        "reads a file as a square")
     return images
 
-  def _check_trained(self, objective: str):
-    if not self.config.decoder.tasks.get(objective):
-      raise ValueError(f"{objective}: this model was not trained for it (decoder.tasks has no share of it); "
-                       "train one with --decoder.tasks")
+  def _of_codes(self, images) -> np.ndarray:
+    """Pictures of any size that are whole codes."""
+    images, side = np.asarray(images), self.image.downsampling
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not min(images.shape[1:3]) or \
+        images.shape[1] % side or images.shape[2] % side:
+      raise ValueError(f"images are {images.dtype}{list(images.shape)}, must be uint8[n H W 3] with H and W multiples "
+                       f"of the {side} pixels of a code")
+    return images
 
   def _document(self, objective: str, text: np.ndarray | None, image: np.ndarray | None, where: str = "",
-                **more) -> Sequence:
+                remedy: str = "", **more) -> Sequence:
     """The objective's document; text None is the null caption, `more` are Codes' other fields.
 
     ValueError where it is longer than a training row.
     """
-    self._check_trained(objective)
+    self.check_trained(objective)
     text = np.zeros(0, np.int32) if text is None else text
     codes = Codes((text,), image, **more)
     options = drawing(self.config.decoder.objectives)
@@ -357,7 +446,7 @@ class Model:
     row = self.config.decoder.row_length
     if document.length > row:
       most = len(text) - (document.length - row)
-      remedy = f"at most {most} text tokens do" if most > 0 else \
+      remedy = remedy or f"at most {most} text tokens do" if remedy or most > 0 else \
           "mask fewer, larger areas" if objective == "infill" else "shorten the text, or train one with longer rows"
       texts = f", of which {len(text)} are text," if len(text) else ""
       raise ValueError(f"{where or objective}: {document.length} tokens{texts} do not fit "
@@ -375,7 +464,7 @@ class Model:
     """i32[h w] or i32[h w G] of -1: a picture of so many pixels to be drawn."""
     grid, books = self.image.grid, self.vocabulary.books
     if size is not None:
-      side = self.image.downsampling
+      side, size = self.image.downsampling, tuple(np.atleast_1d(size).tolist())
       check_size(size, side, "size", f"the {side} pixels of a code")
       grid = size[0] // side, size[1] // side
     return np.full(grid if books == 1 else (*grid, books), -1, np.int32)
@@ -385,19 +474,105 @@ class Model:
     known = np.arange(document.length) < np.flatnonzero(document.fills >= 0)[0]
     return without(document, known & self.vocabulary.allowed("image")[np.maximum(document.inputs, 0)])
 
+  def _fill(self, made: Callable, codes: np.ndarray, texts: list[tuple[int, np.ndarray]], sampling: Sampling, seed: int,
+            batch_size: int, first_row: int = 0, coarse: np.ndarray | None = None):
+    """made(codes i32[n h w] or i32[n h w G] whose unknown places (-1) are drawn, 0); while they are, made(those of some,
+    as far as they are drawn, number of the first). coarse: codes of half the pictures' sides, for `refine`."""
+    holes = _unknown(codes)
+    if not holes.any():
+      return made(codes, 0)
+    self._check_draw(sampling, seed, batch_size)
+    objective, groups = self._filling(holes, sampling) if coarse is None else "refine", [None] * len(codes)
+    if objective in ("parallel", "refine"):
+      passes = lambda hole: sampling.passes or (0 if _in_groups(sampling) else int(hole.sum()))
+      groups = [groups_of(hole, dataclasses.replace(sampling, passes=passes(hole)), seed) for hole in holes]
+    less = [None] * len(codes) if coarse is None else coarse
+    document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n],
+                                                        coarse=less[n])
+    documents = [document(at, text, f"prompt {n}") for at, (n, text) in enumerate(texts)]
+
+    def filled(drawn, first):
+      some = slice(first, first + len(drawn))
+      known = codes[some].copy()
+      for image, hole, group, ids in zip(known, holes[some], groups[some], drawn):
+        places = np.flatnonzero(hole)      # runs are drawn in raster order
+        places = places if group is None else places[np.argsort(group.ravel()[places], kind="stable")]
+        image.reshape(hole.size, -1)[places[:len(ids)]] = self.vocabulary.image_codes(ids).reshape(len(ids), -1)
+      return made(known, first)
+
+    return self._draw(filled, documents, sampling, seed, batch_size, lambda n: document(n, None),
+                      lambda n: self._without_picture(document(n, None)), first_row)
+
+  def _filling(self, holes: np.ndarray, sampling: Sampling) -> str:
+    """The objective by which holes are drawn: parallel where groups are asked for, else infill. A model without it goes
+    on by text_to_image where all that is unknown comes last, or else draws parallel groups of one."""
+    knows = self.config.decoder.tasks.get
+    if sampling.passes > 0 or _in_groups(sampling):
+      return "parallel"
+    last = (np.diff(holes.reshape(len(holes), -1).astype(int)) >= 0).all()
+    others = [name for name, fits in (("text_to_image", last), ("parallel", True)) if fits and knows(name)]
+    return "infill" if knows("infill") or not others else others[0]
+
+  def _fill_windows(self, made: Callable, codes: np.ndarray, grid: tuple[int, int], texts: list[tuple[int, np.ndarray]],
+                    sampling: Sampling, seed: int, batch_size: int, coarse: np.ndarray | None = None) -> np.ndarray:
+    """As `_fill`, of pictures that lack the same places, by windows of a grid; `batch_size` pictures side by side."""
+    self._check_draw(sampling, seed, batch_size)
+    codes = codes.copy()
+    at = windows_over(~_unknown(codes)[0], grid, 1 if coarse is None else 2) if len(codes) else []
+
+    def put(before, window, filled):
+      whole = before.copy()
+      whole[:, *window] = filled
+      return whole
+
+    for first in range(0, len(codes), batch_size):
+      some = slice(first, first + batch_size)
+      for step, (row, column) in enumerate(at):
+        before, window = codes[some].copy(), (slice(row, row + grid[0]), slice(column, column + grid[1]))
+
+        def told(so_far, step=step, before=before, window=window, first=first):
+          now = so_far.made
+          self.watch.call(SoFar(first, (step + so_far.share) / len(at), lambda: made(put(before, window, now()), first)))
+
+        one = self if self.watch is None else dataclasses.replace(self, watch=Watch(told, self.watch.every))
+        half = [slice(sides.start // 2, sides.stop // 2) for sides in window]
+        less = None if coarse is None else coarse[some][:, *half]
+        filled = one._fill(lambda filled, _: filled, before[:, *window], texts[some], sampling, seed_of(seed, step),
+                           len(before), first, less)
+        codes[some] = put(before, window, filled)
+    return made(codes, 0)
+
+  def _by_chance(self, codes: np.ndarray, texts: list, seed: int, batch_size: int) -> np.ndarray:
+    """i64[n places]: a random order of each picture's places."""
+    places = codes.shape[1] * codes.shape[2]
+    return np.stack([np.random.default_rng([seed, n]).permutation(places) for n in range(len(codes))])
+
+  def _by_likelihood(self, codes: np.ndarray, texts: list, seed: int, batch_size: int) -> np.ndarray:
+    """i64[n places]: each picture's places, those first whose codes are the least likely given those before them."""
+    knows = self.config.decoder.tasks.get
+    name = "image" if knows("image") and not knows("text_to_image") else "text_to_image"
+    documents = [self._document(name, text, image, f"prompt {n}") for (n, text), image in zip(texts, codes)]
+    of_picture = lambda d: (d.loss_weights > 0) & self.vocabulary.allowed("image")[d.targets]
+    found = zip(documents, self.sampler.log_p(documents, min(batch_size, 1 << (len(documents) - 1).bit_length())))
+    return np.stack([np.argsort(log_p[of_picture(d)], kind="stable") for d, log_p in found])
+
+  @staticmethod
+  def _check_draw(sampling: Sampling, seed: int, batch_size: int):
+    rules.check(sampling)
+    if int(seed) != seed or not 0 <= seed < 2**32:
+      raise ValueError(f"seed: {seed} must be in 0 .. {2**32 - 1}")
+    if int(batch_size) != batch_size or batch_size < 1:
+      raise ValueError(f"batch_size: {batch_size} must be at least 1")
+
   def _draw(self, made: Callable, documents: list[Sequence], sampling: Sampling, seed: int, batch_size: int, null=None,
-            empty=None):
+            empty=None, first_row: int = 0):
     """made(the drawn ids of each document, 0); while they are drawn, made(first ids of some, number of the first) is what
     `watch` is told.
 
     null(n) is document n without its caption, asked for only where there is guidance, and empty(n) without its picture,
-    too.
+    too. first_row: the number of the first document, for its random numbers.
     """
-    rules.check(sampling)
-    if not 0 <= seed < 2**32:
-      raise ValueError(f"seed: {seed} must be in 0 .. {2**32 - 1}")
-    if batch_size < 1:
-      raise ValueError(f"batch_size: {batch_size} must be at least 1")
+    self._check_draw(sampling, seed, batch_size)
     out, needed = [], guidance_of(sampling).documents
     if needed > 2 and empty is None:
       raise ValueError(f"sampling.image_guidance_scale: {sampling.image_guidance_scale} must be 1 here; a picture guides "
@@ -406,7 +581,8 @@ class Model:
       some = documents[start:start + batch_size]
       less = {name: [made(start + n) for n in range(len(some))]
               for name, made in (("nulls", null), ("empties", empty))[:needed - 1]}
-      out += self.sampler.draw(some, sampling, seed, first_row=start, watch=self._watch(made, some, start), **less)
+      watch = self._watch(made, some, start)
+      out += self.sampler.draw(some, sampling, seed, first_row=first_row + start, watch=watch, **less)
     return made(out, 0)
 
   def _watch(self, made: Callable, documents: list[Sequence], start: int) -> Watch | None:
@@ -425,7 +601,7 @@ class Model:
 
   def _seen(self, codes: np.ndarray) -> np.ndarray:
     """u8[n H W 3] of i32[n h w] or i32[n h w G]; grey where there is no code yet."""
-    pictures, unknown = self.image.decode(np.maximum(codes, 0)), (codes < 0).any(tuple(range(3, codes.ndim)))
+    pictures, unknown = self.image.decode(np.maximum(codes, 0)), _unknown(codes)
     if unknown.any():
       side = self.image.downsampling
       pictures = np.where(unknown.repeat(side, 1).repeat(side, 2)[..., None], np.uint8(128), pictures)
@@ -467,6 +643,16 @@ class Model:
     return self.text.decode(self.vocabulary.to_codes("text", ids[:-1] if ended else ids))
 
 
+def _in_groups(sampling: Sampling) -> bool:
+  """Does the strategy by name need documents of the objective parallel?"""
+  return sampling.strategy == "groups"
+
+
+def _unknown(codes: np.ndarray) -> np.ndarray:
+  """bool[n h w]: the places of i32[n h w] or i32[n h w G] without a code."""
+  return (codes < 0).any(tuple(range(3, codes.ndim)))
+
+
 def _places(codes: np.ndarray) -> np.ndarray:
   """The numbers of a picture's places, in raster order."""
   return np.arange(codes.shape[0] * codes.shape[1])
@@ -495,6 +681,10 @@ GAPS: dict[str, tuple[str, Callable[[list[str | None]], bool]]] = {
     "glm_spans": ("any gaps", lambda text: True),
 }
 """Objective -> the gaps that it fills, for people and of a text (gaps are None, none of the others is empty)."""
+
+
+ANEW: dict[str, Callable[..., np.ndarray]] = {"random": Model._by_chance, "unlikely": Model._by_likelihood}
+"""Which places `Model.vary` draws anew: (model, codes, texts, seed, batch size) -> all of each picture in an order."""
 
 
 def _plain(sampling: Sampling | None) -> Sampling:

@@ -15,7 +15,7 @@ SPECIAL = ("[pad]", "[place]", "[eos]", "[boi]", "[eoi]",
            "[image]", "[pair]", "[prefix_lm]", "[parallel]", "[glm_spans]", "[glm_document]",
            "[mask]", "[gmask]", "[sop]", "[eop]",
            "[question]", "[answer]", "[detect]", "[locate]", "[layout]", "[sep]",
-           "[row]", "[interleaved]", "[glm_sentences]", "[smask]")
+           "[row]", "[interleaved]", "[glm_sentences]", "[smask]", "[refine]")
 """Control tokens by code; the block has room for more, so that new ones move nothing."""
 SPECIAL_SIZE = 64
 

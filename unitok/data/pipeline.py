@@ -36,7 +36,7 @@ def task_names(decoder: config.Decoder, vocabulary: Vocabulary) -> list[str]:
   """"objective/block" of every target that carries loss, in the order of OBJECTIVES; `Batch.tasks` are its indices."""
   names = []
   for objective in mixture(decoder):
-    example = largest(dict.fromkeys(LONGEST, 1), (4, 4), [[1], [4, 4]])
+    example = largest(dict.fromkeys(LONGEST, 1), (4, 4), [[1], [4, 4]], coarse=True)
     parts = OBJECTIVES[objective](example, np.random.default_rng(0), decoder.objectives)
     names += dict.fromkeys(f"{objective}/{part.block}" for part in parts if part.loss_weight > 0)
   for name in names:
@@ -201,6 +201,7 @@ class _Examples:
     self.longest = {name: max(m[name] for m in manifests) for name in LONGEST}
     self.grid = tuple(max(m["grid"][axis] for m in manifests) for axis in (0, 1))
     self.grids = sorted({tuple(grid) for m in manifests for grid in m["grids"]})
+    self.coarse = any(m["with_coarse"] for m in manifests)
     self.pieces = max((m["longest_pieces"] for m in manifests), key=most_tokens)
     self.ends = np.cumsum([len(one) for one in shards])
 
@@ -253,7 +254,7 @@ class _Documents:
   def try_longest(self, examples: _Examples) -> None:
     """ValueError, with the length that is enough, where the longest caption or largest picture makes one too long."""
     grid = max(examples.grids, key=math.prod, default=(0, 0))
-    codes = largest(examples.longest, grid, examples.pieces, self.vocabulary.books)
+    codes = largest(examples.longest, grid, examples.pieces, self.vocabulary.books, examples.coarse)
     for name in self.weights:
       if possible(name, codes):
         longest = max(self.draw(name, codes, np.random.default_rng(seed)).length for seed in range(TRIES))
@@ -266,9 +267,10 @@ def _usable(manifest: dict, needs: tuple[str, ...]) -> int:
   return manifest["with_both"] if needs == ("image", "text") else min(manifest[f"with_{kind}"] for kind in needs)
 
 
-def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[int]] = (), books: int = 1) -> Codes:
+def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[int]] = (), books: int = 1,
+            coarse: bool = False) -> Codes:
   """Zeros of the largest form a record may have; nothing where there is none. longest, pieces: as a manifest has them;
-  books: codes that a place of a picture has."""
+  books: codes that a place of a picture has; coarse: is there one of half its sides, too?"""
   zeros = lambda name: np.zeros(longest[name], np.int32)
   objects = ((zeros("longest_name"), np.zeros(4, np.int32)),) * longest["most_objects"]
   question = (zeros("longest_question"), zeros("longest_answer"))
@@ -282,7 +284,8 @@ def largest(longest: dict[str, int], grid: tuple[int, int], pieces: list[list[in
     text = tuple(np.zeros(n, np.int32) for n in lengths)
     first = np.append(np.arange(1, min(longest["most_sentences"] - others, most)), most)
     sentences = (first, *(np.array([n]) for n in lengths[1:]))
-  image = np.zeros(grid if books == 1 else (*grid, books), np.int32) if all(grid) else None
-  return Codes(text, image, "the record with the longest caption",
+  picture = lambda *grid: np.zeros(grid if books == 1 else (*grid, books), np.int32) if all(grid) else None
+  return Codes(text, picture(*grid), "the record with the longest caption",
+               coarse=picture(*(-(-side // 2) for side in grid)) if coarse else None,
                objects=objects, questions=questions, sentences=sentences,
                pieces=tuple(np.zeros(sides, np.int32) for sides in pieces))

@@ -20,13 +20,15 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 
+from unitok.data.pictures import resize
 from unitok.data.record import BadRecord, Record, Source
 from unitok.files import in_bucket, local, write_json
 from unitok.modalities import ImageModality, LocationModality, TextModality
 from unitok.objectives.codes import Codes
 
 MANIFEST = "manifest.json"
-COUNTS = ("records", "with_text", "with_image", "with_both", "with_objects", "with_questions", "with_pieces")
+COUNTS = ("records", "with_text", "with_image", "with_both", "with_objects", "with_questions", "with_pieces",
+          "with_coarse")
 PAIRS = ("objects", "questions")
 LONGEST = ("longest_text", "longest_name", "longest_question", "longest_answer", "most_objects", "longest_texts",
            "most_sentences")
@@ -36,7 +38,8 @@ EMPTY = {"source": {}, "fingerprints": {}, "finished": False, "next_index": 0, *
 number of rows and of columns, grids: all there are; longest_texts: all captions of a record, and one between two;
 most_sentences: of a record's captions together; longest_pieces: the sides of the longest interleaved document's."""
 
-FIRST = EMPTY.keys() - {"with_objects", "with_questions", "with_pieces", "grids", "longest_pieces", *LONGEST[1:]}
+FIRST = EMPTY.keys() - {"with_objects", "with_questions", "with_pieces", "with_coarse", "grids", "longest_pieces",
+                        *LONGEST[1:]}
 """Those that every version has written; the others are as in EMPTY where they are missing."""
 
 
@@ -66,6 +69,7 @@ def pack(codes: Codes) -> bytes:
   image = None if codes.image is None else [*codes.image.shape, *_small(codes.image)]
   more = {name: [[_small(one), _small(other)] for one, other in getattr(codes, name)] for name in PAIRS}
   more["pieces"] = [[*piece.shape, *_small(piece)] for piece in codes.pieces]
+  more["coarse"] = None if codes.coarse is None else [*codes.coarse.shape, *_small(codes.coarse)]
   more["sentences"] = [_small(ends) for ends in codes.sentences]
   return msgpack.packb({"key": codes.key, "image": image, "text": [_small(text) for text in codes.text],
                         **{name: some for name, some in more.items() if some}})
@@ -73,13 +77,12 @@ def pack(codes: Codes) -> bytes:
 
 def unpack(record: bytes) -> Codes:
   value = msgpack.unpackb(record)
-  image = value["image"]
-  if image is not None:
-    image = _large(*image[-2:]).reshape(image[:-2])
+  picture = lambda one: None if one is None else _large(*one[-2:]).reshape(one[:-2])
   more = {name: tuple((_large(*one), _large(*other)) for one, other in value.get(name, ())) for name in PAIRS}
   more["pieces"] = tuple(_large(*piece[-2:]).reshape(piece[:-2]) for piece in value.get("pieces", ()))
   several = lambda name: tuple(_large(*one) for one in value.get(name, ()))
-  return Codes(several("text"), image, value["key"], sentences=several("sentences"), **more)
+  return Codes(several("text"), picture(value["image"]), value["key"], sentences=several("sentences"),
+               coarse=picture(value.get("coarse")), **more)
 
 
 def _small(codes: np.ndarray) -> tuple[str, bytes]:
@@ -94,12 +97,14 @@ def _large(kind: str, content: bytes) -> np.ndarray:
 
 def write_shards(folder, source: Source, text: TextModality, image: ImageModality | None, fingerprints: dict[str, str],
                  on_bad: str = "stop", batch_size: int = 64, shard_size: int = 4096,
-                 progress: Callable[[int, int], None] | None = None, description: dict | None = None) -> dict:
+                 progress: Callable[[int, int], None] | None = None, description: dict | None = None,
+                 coarse: bool = False) -> dict:
   """Encodes what of a source is not in `folder` yet -> the manifest.
 
-  fingerprints: of the tokenizers, kept in the manifest; description: of the source, to notice that it is another
-  one; progress(done, of): after each batch. A thread reads pictures while others are encoded, and `image.encode`
-  always gets batch_size of them (the last with zeros at the end), so that it compiles once.
+  coarse: as for `encode_records`; fingerprints: of the tokenizers, kept in the manifest; description: of the source,
+  to notice that it is another one; progress(done, of): after each batch. A thread reads pictures while others are
+  encoded, and `image.encode` always gets batch_size of them (the last with zeros at the end), so that it compiles
+  once.
   ValueError where the folder was made by other tokenizers or from another source; BadRecord with on_bad "stop";
   OSError where the disk is full. A bad record and Ctrl-C close the shard at hand; what is finished always stays.
   """
@@ -111,7 +116,7 @@ def write_shards(folder, source: Source, text: TextModality, image: ImageModalit
   try:
     for batch in _read_ahead(source, manifest["next_index"], batch_size):
       good, skipped, error, following = _divide(batch, on_bad)
-      codes = list(encode_records(good, text, image, batch_size))
+      codes = list(encode_records(good, text, image, batch_size, coarse))
       shard = shard or _Shard(folder, manifest)
       shard.add(codes, skipped, following)
       if error:
@@ -185,11 +190,14 @@ def _divide(batch, on_bad: str) -> tuple[list[Record], list[BadRecord], BadRecor
 
 
 def encode_records(records: list[Record], text: TextModality, image: ImageModality | None,
-                   batch_size: int) -> Iterator[Codes]:
-  """Empty captions are left out; without an image tokenizer, pictures and interleaved documents."""
+                   batch_size: int, coarse: bool = False) -> Iterator[Codes]:
+  """Empty captions are left out; without an image tokenizer, pictures and interleaved documents. coarse: also the codes
+  of each picture at half its sides, where those are whole codes."""
   location, is_text = LocationModality(), lambda piece: isinstance(piece, str)
-  shown = [[record.image] * (record.image is not None) + [piece for piece in record.pieces if not is_text(piece)]
-           for record in records] if image else []
+  halved = lambda one: coarse and one is not None and not any(side % (2 * image.downsampling) for side in one.shape[:2])
+  half = lambda one: resize(one, (one.shape[0] // 2, one.shape[1] // 2), "fit")
+  shown = [[record.image] * (record.image is not None) + ([half(record.image)] if halved(record.image) else [])
+           + [piece for piece in record.pieces if not is_text(piece)] for record in records] if image else []
   pictures = iter(_encode_pictures([one for some in shown for one in some], image, batch_size))
   for record in records:
     captions = [(codes, said) for codes, said in zip(map(text.encode, record.captions), record.captions) if codes.size]
@@ -197,9 +205,10 @@ def encode_records(records: list[Record], text: TextModality, image: ImageModali
     objects = tuple((text.encode(name), location.encode(box)) for name, box in record.objects)
     questions = tuple((text.encode(question), text.encode(answer)) for question, answer in record.questions)
     codes = next(pictures) if image and record.image is not None else None
+    less = next(pictures) if image and halved(record.image) else None
     pieces = tuple(text.encode(piece) if is_text(piece) else next(pictures) for piece in record.pieces) if image else ()
     yield Codes(tuple(codes for codes, _ in captions), codes, record.key, objects=objects, questions=questions,
-                pieces=pieces, sentences=sentences if any(len(ends) > 1 for ends in sentences) else ())
+                pieces=pieces, coarse=less, sentences=sentences if any(len(ends) > 1 for ends in sentences) else ())
 
 
 def _encode_pictures(pixels: list[np.ndarray], image: ImageModality | None, batch_size: int) -> list[np.ndarray]:
@@ -248,7 +257,8 @@ class _Shard:
         self.writer.write(pack(one))
     has = [(bool(one.text), one.image is not None) for one in codes]
     more = (len(has), sum(text for text, _ in has), sum(image for _, image in has), has.count((True, True)),
-            *(sum(bool(getattr(one, name)) for one in codes) for name in (*PAIRS, "pieces")))
+            *(sum(bool(getattr(one, name)) for one in codes) for name in (*PAIRS, "pieces")),
+            sum(one.coarse is not None for one in codes))
     found = {"longest_text": [len(text) for one in codes for text in one.text],
              "longest_name": [len(name) for one in codes for name, _ in one.objects],
              "longest_question": [len(asked) for one in codes for asked, _ in one.questions],

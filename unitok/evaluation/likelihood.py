@@ -65,8 +65,9 @@ def evaluate_objectives(context: Context) -> Result:
     return Result({})
   column = lambda name: getattr(val, name) or [()] * len(val)
   records = [Record("", image, *rest) for image, *rest in zip(val.images, *map(column, val._fields[1:]))]
+  encode = lambda some: encode_records(some, model.text, model.image, context.batch_size, "refine" in names)
   codes = [one for start in range(0, len(records), context.batch_size)
-           for one in encode_records(records[start:start + context.batch_size], model.text, model.image, context.batch_size)]
+           for one in encode(records[start:start + context.batch_size])]
   options, metrics, figures = drawing(context.config.decoder.objectives), {}, []
   for name in names:
     rng = np.random.default_rng((context.seed, 6))

@@ -2,13 +2,15 @@
 
     Objective = Callable[[Codes, np.random.Generator, Objectives], list[Part]]
 
-`Codes` holds `text`, a tuple of captions (i32[n] each), and `image` (i32[h w]) or None; `Objectives` are the config's
-settings (what share of captions is dropped …). Codes of -1 are to be drawn: the same function gives the training and
+`Codes` holds `text`, a tuple of captions (i32[n] each), `image` (i32[h w]) or None, and more; `Objectives` are the
+config's settings (what share of captions is dropped …). Codes of -1 are to be drawn: the same function gives the training and
 the inference form.
 """
 import dataclasses
 import math
 from typing import Callable
+
+import numpy as np
 
 from unitok.config import Objectives
 from unitok.objectives.codes import Codes
@@ -22,6 +24,7 @@ from unitok.objectives.pair import pair
 from unitok.objectives.parallel import parallel
 from unitok.objectives.prefix_lm import prefix_lm
 from unitok.objectives.question import MOST_QUESTIONS, question
+from unitok.objectives.refine import refine
 from unitok.objectives.text import text
 from unitok.objectives.text_to_image import text_to_image
 from unitok.sequence import Part
@@ -34,6 +37,7 @@ OBJECTIVES: dict[str, Callable[..., list[Part]]] = {
     "image": image,
     "pair": pair,
     "parallel": parallel,
+    "refine": refine,
     "prefix_lm": prefix_lm,
     "glm_spans": glm_spans,
     "glm_document": glm_document,
@@ -53,6 +57,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "image": ("image",),
     "pair": ("image", "text"),
     "parallel": ("image",),
+    "refine": ("image", "coarse"),      # records whose codes were made for it
     "prefix_lm": ("text",),
     "glm_spans": ("text",),
     "glm_document": ("text",),
@@ -76,11 +81,12 @@ DRAWING = drawing(Objectives())
 
 def possible(name: str, codes: Codes) -> bool:
   """Has the example what the objective needs?"""
-  return all(codes.image is not None if kind == "image" else getattr(codes, kind) for kind in NEEDS[name])
+  there = lambda some: some is not None if some is None or isinstance(some, np.ndarray) else len(some) > 0
+  return all(there(getattr(codes, kind)) for kind in NEEDS[name])
 
 
 def needed(tasks: dict[str, float]) -> set[str]:
-  """What the objectives of a mixture need among them: "image", "text", "objects", "questions", "pieces"."""
+  """What the objectives of a mixture need among them: "image", "coarse", "text", "objects", "questions", "pieces"."""
   return {kind for name, weight in tasks.items() if weight for kind in NEEDS.get(name, ())}
 
 
@@ -94,6 +100,7 @@ def check(options: Objectives):
       ("blank_length", "above 0", 0 < options.blank_length < math.inf),
       ("least_groups", "1 or more", options.least_groups >= 1),
       ("questions", f"in 1 .. {MOST_QUESTIONS}", 1 <= options.questions <= MOST_QUESTIONS),
+      ("refine_window", "an even number, 0 or more", options.refine_window >= 0 and options.refine_window % 2 == 0),
       ("training_grid", "0 or more", options.training_grid >= 0),
       ("hole_share", "two numbers, 0 <= least <= greatest <= 1", 0 <= least <= most <= 1)):
     if not fits:

@@ -18,6 +18,7 @@ class Codes(NamedTuple):
   questions: tuple[tuple[np.ndarray, np.ndarray], ...] = ()   # (question i32[n], answer i32[m]) each
   pieces: tuple[np.ndarray, ...] = ()    # of an interleaved document: texts i32[n] and pictures as above, in any order
   sentences: tuple[np.ndarray, ...] = ()   # where each caption's sentences end, its length last; (): each is one
+  coarse: np.ndarray | None = None       # the picture at half its sides: i32[h/2 w/2], or i32[h/2 w/2 G]
 
   @property
   def grid(self) -> tuple[int, int]:

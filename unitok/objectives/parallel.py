@@ -14,15 +14,18 @@ from unitok.sequence import Part
 def parallel(codes: Codes, rng: np.random.Generator, options: Objectives) -> list[Part]:
   """The groups are `codes.groups` where given (-1 is context); else their number, sizes and order are drawn."""
   caption = caption_or_none(codes, rng, options.caption_drop)
-  groups = codes.groups
-  if groups is None:
-    size = codes.grid[0] * codes.grid[1]
-    least = min(options.least_groups, size)
-    count = int(np.exp(rng.uniform(np.log(least), np.log(size + 1))))
-    order = np.arange(size) if rng.random() < options.raster_share else rng.permutation(size)
-    name = tuple(SCHEDULES)[rng.integers(len(SCHEDULES))]
-    groups = in_groups(order, SCHEDULES[name](size, count)).reshape(codes.grid)
+  groups = random_groups(codes.grid, rng, options) if codes.groups is None else codes.groups
   return [control("[parallel]"), Part("text", caption), *picture(codes.image, options, groups=groups)]
+
+
+def random_groups(grid: tuple[int, int], rng: np.random.Generator, options: Objectives) -> np.ndarray:
+  """i32[h w]: the group of each place; their number, sizes and order by chance."""
+  size = grid[0] * grid[1]
+  least = min(options.least_groups, size)
+  count = int(np.exp(rng.uniform(np.log(least), np.log(size + 1))))
+  order = np.arange(size) if rng.random() < options.raster_share else rng.permutation(size)
+  name = tuple(SCHEDULES)[rng.integers(len(SCHEDULES))]
+  return in_groups(order, SCHEDULES[name](size, count)).reshape(grid)
 
 
 def cosine(size: int, count: int) -> np.ndarray:

@@ -135,8 +135,13 @@ class Sampler:
 
   def log_likelihood(self, documents: list[Sequence], batch_size: int = 64) -> np.ndarray:
     """f32[n]: the sum of log p, nats, over each document's tokens with a loss weight, all codes of a place counted."""
+    return np.array([log_p.sum() for log_p in self.log_p(documents, batch_size)], np.float32)
+
+  def log_p(self, documents: list[Sequence], batch_size: int = 64) -> list[np.ndarray]:
+    """f32[l] of each document: log p, nats, of every token's target, all codes of a place counted; 0 without a loss
+    weight."""
     if not documents:
-      return np.zeros(0, np.float32)
+      return []
     length, out = _up(max(d.length for d in documents), 16), []
     for start in range(0, len(documents), batch_size):
       some = documents[start:start + batch_size]
@@ -148,8 +153,8 @@ class Sampler:
                 ("inputs", "targets", "loss_weights", "order", "visible_from", "visible_until", "positions",
                  *(("extra_codes", "extra_targets") if self.language.further else ()))}
       fields["segment_ids"] = (fields["order"] >= 0).astype(np.int32)
-      out.append(np.asarray(self._score(self.params, fields)))
-    return np.concatenate(out)[:len(documents)]
+      out += list(np.asarray(self._score(self.params, fields)))
+    return [log_p[:d.length] for d, log_p in zip(documents, out)]
 
   def _score_rows(self, params, f):
-    return jnp.where(f["loss_weights"] > 0, self.language.log_p(params, f), 0.0).sum(-1)
+    return jnp.where(f["loss_weights"] > 0, self.language.log_p(params, f), 0.0)
