@@ -22,7 +22,7 @@ from unitok.modalities.text import SENTENCE, TextModality
 from unitok.objectives import OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
 from unitok.run import load_decoder, load_image_tokenizer
-from unitok.sampling import rules
+from unitok.sampling import STRATEGIES, rules
 from unitok.sampling.groups import groups_of
 from unitok.sampling.guidance import guidance_of
 from unitok.sampling.sampler import Sampler, Watch
@@ -89,7 +89,7 @@ class Model:
     rules.check(sampling)
     empty, groups = self._empty(size), None
     order = _places(empty)
-    grouped = sampling.passes > 0 or sampling.strategy == "groups"
+    grouped = sampling.passes > 0 or _in_groups(sampling)
     if grouped:     # all pictures in one order, chosen by the seed
       groups = groups_of(np.ones(empty.shape[:2], bool), sampling, seed)
       order = np.argsort(groups, axis=None, kind="stable")
@@ -267,7 +267,7 @@ class Model:
     codes = self.image.encode(erase(images, masks))
     codes[holes] = -1
     objective, groups = "infill", [None] * len(codes)
-    if sampling.strategy == "groups":
+    if _in_groups(sampling):
       objective, groups = "parallel", [groups_of(hole, sampling, seed) for hole in holes]
     document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n])
     documents = [document(n, text, f"prompt {n}") for n, text in texts]
@@ -413,11 +413,12 @@ class Model:
     if self.watch is None:
       return None
     most = sum(int((document.fills >= 0).sum()) for document in documents)
-    told = lambda drawn: self.watch.call(SoFar(start, sum(map(len, drawn.ids)) / most, lambda: made(drawn.ids, start)))
+    there = lambda ids: int(((ids if ids.ndim == 1 else ids[:, 0]) >= 0).sum())
+    told = lambda drawn: self.watch.call(SoFar(start, sum(map(there, drawn.ids)) / most, lambda: made(drawn.ids, start)))
     return Watch(told, self.watch.every)
 
   def _pictures_of(self, order: np.ndarray, empty: np.ndarray, drawn: list[np.ndarray], first: int) -> np.ndarray:
-    """u8[n H W 3] of pictures like `empty` whose codes were drawn in this order of places, so far."""
+    """u8[n H W 3] of pictures like `empty` whose codes were drawn in this order of places, so far (-1: not yet)."""
     codes = np.full((len(drawn), order.size, *empty.shape[2:]), -1, np.int32)
     for row, ids in zip(codes, drawn):
       row[order[:len(ids)]] = self.vocabulary.image_codes(ids)
@@ -465,6 +466,11 @@ class Model:
   def _text(self, ids: np.ndarray, end: str = "[eos]") -> str:
     ended = ids.size and ids[-1] == self.vocabulary.special(end)
     return self.text.decode(self.vocabulary.to_codes("text", ids[:-1] if ended else ids))
+
+
+def _in_groups(sampling: Sampling) -> bool:
+  """Does the strategy by name need documents of the objective parallel?"""
+  return bool(sampling.strategy) and STRATEGIES[sampling.strategy].grouped
 
 
 def _places(codes: np.ndarray) -> np.ndarray:
