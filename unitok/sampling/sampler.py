@@ -2,11 +2,11 @@
 
 A document is an ordinary `sequence.build` of an objective's parts in which some codes are -1. Its known prefix, up to
 what the first draw is from, is computed in one pass; then one loop goes through its further tokens, with keys and
-values cached. A pass computes a token, or, where a document asks for groups of codes at once, the codes drawn last and
-the placeholders that ask for the next. Only ids of the block asked for at a place can be drawn, and the control
-token that closes a text where it may. Where a place of a picture has several codes, the further ones are drawn right
-behind the first, in the order of their books, each from the ids of its own. What a closed text had left is void, and
-what follows moves up; [eos] closes the document.
+values cached. A pass computes a token, or one of each of several rows of a picture, or, where a document asks for groups
+of codes at once, the codes drawn last and the placeholders that ask for the next. Only ids of the block asked for at a
+place can be drawn, and the control token that closes a text where it may. Where a place of a picture has several codes,
+the further ones are drawn right behind the first, in the order of their books, each from the ids of its own. What a
+closed text had left is void, and what follows moves up; [eos] closes the document.
 """
 import dataclasses
 import functools
@@ -86,8 +86,8 @@ class Sampler:
 
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
            first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> list[np.ndarray]:
-    """The drawn ids of each document, i32[n] in its own order of drawing (a text's end included); i32[n G] of one whose
-    picture is drawn, where a place has G > 1 codes (-1 beside what is no place).
+    """The drawn ids of each document, i32[n] in the order in which it asks for them (a text's end included); i32[n G] of
+    one whose picture is drawn, where a place has G > 1 codes (-1 beside what is no place).
 
     nulls: the same documents without their text, needed where there is guidance; empties: without text and picture,
     where the picture guides too. The random numbers depend on the seed, the row's number (first_row + its index) and the draw
