@@ -231,7 +231,8 @@ def test_holes_drawn_in_groups_go_to_their_places(versatile, images):
 
 
 def test_strategies_of_a_model(versatile, images):
-  """jacobi draws the same picture, text and filling; a picture guides a hole by itself, and nothing else."""
+  """jacobi draws the same picture, text and filling; rows and maskgit fill as others where they are the same; a picture
+  guides a hole by itself, and nothing else."""
   jacobi = lambda sampling: dataclasses.replace(sampling, strategy="jacobi", window=4)
   prompts, masks = ["a red ring", "blue"], np.zeros((2, 16, 16), bool)
   masks[:, 4:12, 4:12] = True
@@ -241,6 +242,9 @@ def test_strategies_of_a_model(versatile, images):
     assert np.array_equal(versatile.infill(images[:2], masks, sampling=jacobi(how)),
                           versatile.infill(images[:2], masks, sampling=how))
   assert versatile.caption(images[:2], jacobi(WARM)) == versatile.caption(images[:2], WARM)
+  filled = lambda **how: versatile.infill(images[:2], masks, sampling=dataclasses.replace(WARM, **how))
+  assert np.array_equal(filled(strategy="rows", row_window=2), filled())       # as wide as the hole
+  assert np.array_equal(filled(strategy="maskgit", passes=1), filled(strategy="groups", passes=1))
   apart = dataclasses.replace(guided, image_guidance_scale=200.0)
   assert not np.array_equal(versatile.infill(images[:2], masks, prompts, apart), versatile.infill(images[:2], masks, prompts, guided))
   for draw in (lambda: versatile.generate(prompts, apart), lambda: versatile.caption(images[:2], dataclasses.replace(
