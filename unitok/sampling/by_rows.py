@@ -9,8 +9,8 @@ a window of 2, by the passes that draw them:
     4 5 6 7 8 9
 
 The first code of a row is predicted by the last of the row above. Where that is not there yet a stand-in is: a token at its
-position that sees what it would, with the code drawn last in its row (the paper's "temporary token"), seen by nobody else.
-Row-end tokens are known, and need none.
+position that sees what it would, with the code drawn last in its row, and is seen by nobody else. Row-end tokens are known,
+and need none. Holes are drawn so, too: a run of places in a row waits until none of them comes too early.
 """
 import numpy as np
 
