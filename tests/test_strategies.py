@@ -270,7 +270,7 @@ def test_schedules_and_intervals_of_guidance():
 
 # ---- by confidence
 
-def to_refine(seed: int, null: bool = False, hole: bool = False):
+def at_once(seed: int, null: bool = False, hole: bool = False):
   """A document of `parallel` with one group: a whole picture, or a part."""
   return regrouped(seed, np.zeros(GRID, int), null, hole)
 
@@ -293,7 +293,7 @@ def test_maskgit_keeps_what_it_is_surest_of(sampler):
   pass over the document whose groups are those that stayed so far and, last, all that is left; the surest stay."""
   for scale in (1.0, 2.5):
     how = [dict(seed=seed, hole=seed % 2 == 1) for seed in range(4)]
-    documents, nulls = [to_refine(**one) for one in how], [to_refine(**one, null=True) for one in how]
+    documents, nulls = [at_once(**one) for one in how], [at_once(**one, null=True) for one in how]
     drawn = sampler.run(documents, dataclasses.replace(SURE, guidance_scale=scale), 0, nulls)
     assert drawn.passes.tolist() == [3] * 4
     for one, document, ids in zip(how, documents, drawn.ids):
@@ -319,7 +319,7 @@ def test_maskgit_keeps_what_it_is_surest_of(sampler):
 def test_one_pass_of_maskgit_is_one_of_groups(sampler):
   """The same ids for the same key; with more passes it takes as many, no more than there are places, whatever the batch."""
   warm = Sampling(temperature=8.0, guidance_scale=2.0)
-  documents, nulls = ([to_refine(seed, null, hole=seed > 1) for seed in range(4)] for null in (False, True))
+  documents, nulls = ([at_once(seed, null, hole=seed > 1) for seed in range(4)] for null in (False, True))
   once = sampler.run(documents, dataclasses.replace(warm, strategy="maskgit", passes=1), 5, nulls)
   assert all(same(once.ids, sampler.draw(documents, dataclasses.replace(warm, strategy="groups"), 5, nulls)))
   assert once.passes.tolist() == [0] * 4
@@ -344,7 +344,7 @@ def test_what_maskgit_cannot_draw(sampler):
     with pytest.raises(ValueError, match="sampling.strategy: maskgit draws pictures whose codes are all asked for at once"):
       sampler.draw([to_draw(name, 1)], SURE, 0)
   with pytest.raises(ValueError, match="sampling.passes: 0 must be 1 or more for the strategy maskgit"):
-    sampler.draw([to_refine(0)], dataclasses.replace(SURE, passes=0), 0)
+    sampler.draw([at_once(0)], dataclasses.replace(SURE, passes=0), 0)
 
 
 # ---- by rows
@@ -367,23 +367,23 @@ def test_passes_of_rows():
   """A place comes behind the one left of it and behind its window of the rows above; a row end asks for the next row, or a
   stand-in does, which nobody else sees; every token is there as soon as its id is."""
   hole = np.array([[0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 1, 0]], bool)
-  for places, window, row_ends, passes in (
-      (np.ones((3, 6), bool), 2, False, [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7], [4, 5, 6, 7, 8, 9]]),
-      (np.ones((3, 6), bool), 2, True, [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7], [4, 5, 6, 7, 8, 9]]),
-      (np.ones((3, 6), bool), 0, False, [[0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7, 8], [6, 7, 8, 9, 10, 11]]),
-      (np.ones((2, 4), bool), 1, False, [[0, 1, 2, 3], [1, 2, 3, 4]]),
-      (np.ones((1, 5), bool), 2, False, [[0, 1, 2, 3, 4]]),
-      (hole, 2, False, [[-1, 0, 1, -1, -1, 2], [3, 4, 5, 6, 7, 8], [5, 6, -1, 8, 9, -1]])):
+  options = [dataclasses.replace(DRAWING, row_ends=row_ends, training_grid=grid) for row_ends in (False, True) for grid in (0, 3)]
+  for places, window, kinds, passes in (
+      *((np.ones((3, 6), bool), 2, one, [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7], [4, 5, 6, 7, 8, 9]]) for one in options),
+      (np.ones((3, 6), bool), 0, options[0], [[0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7, 8], [6, 7, 8, 9, 10, 11]]),
+      (np.ones((2, 4), bool), 1, options[0], [[0, 1, 2, 3], [1, 2, 3, 4]]),
+      (np.ones((1, 5), bool), 2, options[0], [[0, 1, 2, 3, 4]]),
+      (hole, 2, options[1], [[-1, 0, 1, -1, -1, 2], [3, 4, 5, 6, 7, 8], [5, 6, -1, 8, 9, -1]])):
     codes = Codes((np.arange(3, dtype=np.int32),), np.where(places, -1, 7).astype(np.int32))
     document = build(OBJECTIVES["infill" if not places.all() else "text_to_image"](
-        codes, np.random.default_rng(0), dataclasses.replace(DRAWING, row_ends=row_ends)), V)
+        codes, np.random.default_rng(0), kinds), V)
     one = by_rows(document, Sampling(row_window=window), IMAGE)
     new, first = one.document, first_drawn(one.document)
     at = asked(new)
     assert one.passes[at - first].tolist() == np.array(passes)[places].tolist()
     assert np.array_equal(new.blocks[at], document.blocks[asked(document)])
     stand = one.also[one.also >= 0] if one.also is not None else np.zeros(0, int)
-    assert len(stand) == (0 if row_ends or len(places) == 1 else 1 if not places.all() else len(places) - 1)
+    assert len(stand) == (0 if kinds.row_ends or len(places) == 1 else 1 if not places.all() else len(places) - 1)
     see = visible(new.order, new.visible_from, new.visible_until, np.ones_like(new.order))
     plain = visible(document.order, document.visible_from, document.visible_until, np.ones_like(document.order))
     ours = np.setdiff1d(np.arange(new.length), stand)

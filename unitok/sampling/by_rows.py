@@ -29,10 +29,12 @@ def by_rows(d: Sequence, sampling: Sampling, image: int) -> Placed:
   if not at.size:
     return Placed(d, one_by_one(d))
   inside = d.fills[at] < d.length
-  places = places_of(d)[np.where(inside, d.fills[at], at)]
-  if len(at) > 1 and len(set(places[:, 0])) > 1:
+  tokens, time = np.where(inside, d.fills[at], at), d.positions[:, 0]
+  if len(set(time[tokens])) > 1:
     raise ValueError("sampling.strategy: rows draws one picture of a document, and this has more; draw it by sequential or "
                      "jacobi")
+  here = np.flatnonzero(time == time[tokens[0]])
+  places = places_of(d.positions[here])[np.searchsorted(here, tokens)]
   places[:, 2] += ~inside & (d.inputs[at] < 0)        # the last is no token: it stands right of the one it is predicted by
   linked = np.append(False, d.fills[at[:-1]] == at[1:])
   drawn, begins = _passes(places[:, 1], places[:, 2], linked, sampling.row_window)

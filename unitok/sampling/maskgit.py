@@ -20,7 +20,7 @@ from unitok.sampling.groups import as_known
 from unitok.sampling.strategy import Strategy, first_drawn
 from unitok.sequence import FOREVER, Sequence
 
-MASKGIT = Strategy(as_known, grouped=True, refines=True)
+MASKGIT = Strategy(as_known, grouped=True, chooses=True)
 
 
 def at_once(d: Sequence) -> bool:

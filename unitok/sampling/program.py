@@ -32,7 +32,7 @@ class Shape(NamedTuple):
   sampling: Sampling
   bins: range | None      # the ids of boxes, where `rules.gathered` is needed for them
   windows: bool           # of the strategy; then the last `width` columns of the rows are spare
-  refines: bool           # of the strategy; then there are the columns of one pass
+  chooses: bool           # of the strategy; then there are the columns of one pass
 
 
 class State(NamedTuple):
@@ -46,7 +46,7 @@ class State(NamedTuple):
   passes: jax.Array         # i32[count]: of each row, behind the first
   known: Any = None         # i32[count]: the last column with an id or a guess from the last pass; None without windows
   cache: Any = None
-  turns: Any = None         # i32[count n]: the pass whose code stayed at a place, -1 none yet; None without refining
+  turns: Any = None         # i32[count n]: the pass whose code stayed at a place, -1 none yet; None without choosing
 
 
 def take(x, at, n: int):
@@ -84,7 +84,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
 
   Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
   """
-  start, width, sampling, bins, windows, refines = shape
+  start, width, sampling, bins, windows, chooses = shape
   model, guidance = language.model(params), guidance_of(sampling)
   all_rows, columns = rows.ids.shape
   count = numbers.shape[0]
@@ -97,7 +97,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
   def extend(s: State, positions, cache, at, n):
     rule = Rule(*rows.rule)
     rule = rule._replace(segment_ids=rule.segment_ids * every(s.alive))
-    if refines:
+    if chooses:
       rule = regrouped(rule, rows.blocks >= 0, every(s.turns), every(s.passes))
     slots = at if jnp.ndim(at) == 0 else every(at)
     return model.extend(take(s.ids, at, n), positions, take(rule, at, n), cache, rule, slots, bias(s.ids),
@@ -121,7 +121,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
 
   def unfinished(s: State):
     """bool[count]: is anything left to be drawn?"""
-    return ((rows.blocks[:count] >= 0) & (s.turns < 0)).any(-1) if refines else to_draw(s.at, s.alive)
+    return ((rows.blocks[:count] >= 0) & (s.turns < 0)).any(-1) if chooses else to_draw(s.at, s.alive)
 
   def following(at, alive):
     """Where the next pass begins that is not void: of all rows together, or of each by itself, `last` at its end."""
@@ -162,9 +162,9 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     if sampling.repetition_penalty == 1:
       return None
     asked = rows.asked[:count] & (s.alive > 0)
-    before = (s.turns >= 0 if refines else asked & (place < at[..., None])).astype(jnp.int32)
+    before = (s.turns >= 0 if chooses else asked & (place < at[..., None])).astype(jnp.int32)
     before = jnp.zeros((count, size), jnp.int32).at[jnp.arange(count)[:, None], s.ids[:count]].max(before)
-    if refines:
+    if chooses:
       return jnp.repeat(before > 0, width, 0)
     window = take(asked, at, width)[..., None] & (take(s.ids[:count], at, width)[..., None] == jnp.arange(size))
     return flat(jnp.cumsum(window, 1) + before[:, None] > 0)
@@ -174,9 +174,9 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     at = s.at
     block, end, number = (flat(take(x[:count], at, width)) for x in (rows.blocks, rows.ends, rows.draws))
     in_rows, total = lambda x: x.reshape(count, width), (rows.blocks[:count] >= 0).sum(1, keepdims=True)
-    before = (s.turns >= 0).sum(1, keepdims=True) + jnp.zeros_like(in_rows(number)) if refines else in_rows(number)
+    before = (s.turns >= 0).sum(1, keepdims=True) + jnp.zeros_like(in_rows(number)) if chooses else in_rows(number)
     done = before / jnp.maximum(total, 1)
-    if refines:       # new noise each pass
+    if chooses:       # new noise each pass
       number = flat(in_rows(number) + total * s.passes[:, None])
     logits = guidance(model.logits(flat(hidden)).reshape(all_rows, width, -1), done)
     allowed = blocks.members[block] | ((jnp.arange(logits.shape[-1]) == end[:, None]) & (end >= 0)[:, None])
@@ -184,10 +184,10 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
     choice = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at, logits.shape[-1]))
     here = (block >= 0) & (flat(take(s.alive, at, width)) > 0)
-    if refines:
+    if chooses:
       here &= flat(take(s.turns, at, width)) < 0
     others = None if s.extra is None else further(hidden, choice, here & (block == blocks.image), draw_keys, done)
-    if refines:
+    if chooses:
       here = flat(stays(s, jnp.where(allowed, flat(logits), -jnp.inf), choice, in_rows(here), draw_keys))
     choice, here, end = in_rows(choice), in_rows(here), in_rows(end)
     first, rest = (take(x[:count], at, width) for x in (rows.fills, rows.left))
@@ -195,7 +195,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     if windows:
       stay = jnp.minimum(prefix(right(s, at, choice, others, ends & (first < rest))), most)
       kept, next_at = here & (jnp.arange(width) < stay[:, None]), at + stay
-    target = lambda fills: jnp.where(every(here), at + jnp.arange(width) if refines else take(fills, at, width), columns)
+    target = lambda fills: jnp.where(every(here), at + jnp.arange(width) if chooses else take(fills, at, width), columns)
     where = target(rows.fills)
     row = jnp.arange(all_rows)[:, None]
     rest = (first[..., None] <= place) & (place < rest[..., None])
@@ -205,8 +205,8 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     if rows.also is not None:
       again = target(rows.also)
       filled = lambda x, new: x.at[row, where].set(every(new), mode="drop").at[row, again].set(every(new), mode="drop")
-    turns = put(s.turns, jnp.where(kept, s.passes[:, None], take(s.turns, at, width)), at) if refines else None
-    s = s._replace(at=at if refines else following(next_at, alive), alive=alive, ids=filled(s.ids, choice), turns=turns,
+    turns = put(s.turns, jnp.where(kept, s.passes[:, None], take(s.turns, at, width)), at) if chooses else None
+    s = s._replace(at=at if chooses else following(next_at, alive), alive=alive, ids=filled(s.ids, choice), turns=turns,
                    drawn=put(s.drawn, jnp.where(kept, choice, take(s.drawn, at, width)), at),
                    known=at + width if windows else None)
     if others is None:
@@ -244,7 +244,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     at = jnp.full(count, start, jnp.int32) if windows else jnp.int32(start)
     s = State(at, jnp.asarray(rows.ids), jax.tree.map(jnp.asarray, rows.extra), jnp.ones((count, columns), jnp.int32),
               nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if windows else None,
-              turns=nothing(rows.ids) if refines else None)
+              turns=nothing(rows.ids) if chooses else None)
     s = guess(s) if windows else s
     hidden, cache = extend(s, rows.positions[:, :start + width], model.empty_cache(all_rows, columns), 0, start + width)
     return draw(s, hidden[:, start:])._replace(cache=cache)

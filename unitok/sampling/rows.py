@@ -23,7 +23,7 @@ class Rows(NamedTuple):
   back: np.ndarray | None     # how many columns before it the first guess of its id stands; None without windows
   extra: np.ndarray | None    # [b n G-1] ids of a place's further codes, -1 none; None at G = 1
   also: np.ndarray | None = None      # as `fills`, where a second column takes what is drawn; None: nowhere
-  known: np.ndarray | None = None     # [b most]: places known behind each pass, of strategies that refine
+  known: np.ndarray | None = None     # [b most]: places known behind each pass, of strategies that choose
 
 
 def rest_of(d: Sequence) -> np.ndarray:
@@ -70,11 +70,11 @@ def lay_out(placed: list[Placed], prefix: int, width: int, count: int, eos: int,
   return out
 
 
-def places_of(d: Sequence) -> np.ndarray:
-  """i64[l 3]: the time of each token's picture, its row and column there, from 0 on, in whole places also of a scaled one."""
-  offsets = d.positions[:, 1:] - d.positions[:, :1]
+def places_of(positions: np.ndarray) -> np.ndarray:
+  """i64[n 3] of tokens at f32[n 3]: their picture's time, row and column, from 0 on, in whole places also of a scaled one."""
+  offsets = positions[:, 1:] - positions[:, :1]
   steps = np.diff(np.unique(offsets[:, 0]))           # of a scaled picture less than 1
-  grid = np.rint(np.column_stack([d.positions[:, 0], offsets / (steps[steps > 1e-4].min() if steps.size else 1)]))
+  grid = np.rint(np.column_stack([positions[:, 0], offsets / (steps[steps > 1e-4].min() if steps.size else 1)]))
   return grid.astype(np.int64) - [0, *grid[:, 1:].min(0).astype(np.int64)]
 
 
@@ -90,7 +90,7 @@ def above(d: Sequence, image: int) -> np.ndarray:
   codes = d.fills[at]
   if not codes.size:
     return out
-  grid = places_of(d)
+  grid = places_of(d.positions)
   side = int(grid[:, 1:].max()) + 1
   number = (grid[:, 0] * side + grid[:, 1]) * side + grid[:, 2]
   standing = np.flatnonzero(d.visible_until > d.order)          # placeholders stand where codes do

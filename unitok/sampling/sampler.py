@@ -57,11 +57,11 @@ def strategy_of(sampling: Sampling, documents: list[Sequence]) -> Strategy:
   if grouped and not strategy.grouped:
     raise ValueError(f"sampling.strategy: {name} draws code by code, and a document asks for groups of codes at once; "
                      "draw it by groups, or make it without groups")
-  if strategy.refines and sampling.passes < 1:
+  if strategy.chooses and sampling.passes < 1:
     raise ValueError(f"sampling.passes: {sampling.passes} must be 1 or more for the strategy {name}; give --passes")
   if sampling.row_window and name != "rows":
     raise ValueError(f"sampling.row_window: {sampling.row_window} must be 0 for {name}; it goes with rows")
-  if strategy.refines and not all(map(at_once, documents)):
+  if strategy.chooses and not all(map(at_once, documents)):
     raise ValueError(f"sampling.strategy: {name} draws pictures whose codes are all asked for at once, and a document asks "
                      "for them in an order of its own; draw it by another strategy")
   return strategy
@@ -123,14 +123,14 @@ class Sampler:
       width, laid_out = window, (1, steps, self._eos, window, neighbour)
     else:
       width = max(int(np.bincount(of).max()) for of in passes)
-      laid_out = (width, 1 if strategy.refines else steps, self._eos)
+      laid_out = (width, 1 if strategy.chooses else steps, self._eos)
     rows = lay_out(placed, prefix, *laid_out)
-    if strategy.refines:
+    if strategy.chooses:
       rows = rows._replace(known=np.stack([known_behind(d, sampling, width) for d in every]))
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
     boxes = self.bins and sampling.temperature == 0 and (rows.blocks == self.blocks.index("location")).any()
     shape = Shape(prefix, width, dataclasses.replace(sampling, **LAID_OUT), self.bins if boxes else None, window > 1,
-                  strategy.refines)
+                  strategy.chooses)
     given = shape, self.params, rows, numbers, jnp.uint32(seed), jnp.int32(strategy.most)
     state, left = self._begin(*given), True
     while left:

@@ -26,7 +26,7 @@ class Strategy(NamedTuple):
   window: int = 0                             # where sampling.window is 0; 0: none
   most: int = 2**31 - 1                       # columns of a window that a pass keeps, at most
   grouped: bool = False                       # draws documents that ask for groups of codes at once
-  refines: bool = False                       # the one pass laid out is gone through again until all codes stay
+  chooses: bool = False                       # the one pass laid out is gone through again until all codes stay
   place: Callable[[Sequence, Sampling, int], Placed] | None = None    # in the stead of `passes`, by the image's block
 
 
