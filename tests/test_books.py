@@ -280,6 +280,23 @@ def test_jacobi_draws_every_book_as_sequential(sampler):
     assert jacobi.passes.sum() < alike.passes.sum()
 
 
+def test_other_strategies_draw_every_book(sampler):
+  """One pass of maskgit is one of groups, more fill every place; rows with a window of a row are sequential, and
+  draw every place with a smaller one."""
+  every, groups = np.full((*GRID, BOOKS), -1, np.int32), np.zeros(GRID, np.int32)
+  whole = [build(OBJECTIVES["parallel"](Codes((np.arange(n),), every, groups=groups), np.random.default_rng(0), DRAWING), V)
+           for n in (2, 3)]
+  warm = Sampling(temperature=3.0)
+  once = sampler.draw(whole, dataclasses.replace(warm, strategy="maskgit", passes=1), 7)
+  assert all(map(np.array_equal, once, sampler.draw(whole, dataclasses.replace(warm, strategy="groups"), 7)))
+  for ids in sampler.draw(whole, dataclasses.replace(warm, strategy="maskgit", passes=3), 7):
+    assert ids.shape == (groups.size, BOOKS) and (V.image_codes(ids) >= 0).all()
+  documents = [to_draw(name, seed) for seed in range(2) for name in ("text_to_image", "infill")]
+  rows = lambda window: sampler.draw(documents, dataclasses.replace(warm, strategy="rows", row_window=window), 7)
+  assert all(map(np.array_equal, rows(GRID[1]), sampler.draw(documents, warm, 7)))
+  assert all((V.image_codes(ids) >= 0).all() for ids in rows(1))
+
+
 def test_log_likelihood_counts_every_book(sampler):
   kinds = "text_to_image", "parallel", "pair", "image_to_text"
   documents = [known(name, seed) for seed in range(2) for name in kinds]

@@ -87,7 +87,7 @@ def test_generate(capsys, folder, tmp_path):
                               "repetition_penalty": 1.0, "guidance_scale": 1.0, "image_guidance_scale": 1.0,
                               "guidance_schedule": "constant", "guidance_interval": [0.0, 1.0], "strategy": "", "window": 0,
                               "guesses": "above", "group_sizes": "cosine", "group_order": "random", "passes": 0,
-                              "text_attention": 0.5}
+                              "choice_temperature": 4.5, "row_window": 0, "text_attention": 0.5}
   assert min(picture(said["grid"]).shape[:2]) > 2 * 96
   assert sorted(p.name for p in out.iterdir()) == ["0_a_red_circle.png", "1_a_blue_square.png", "2_two_rings.png", "grid.png"]
   wide = call(capsys, "generate", "--model", folder, "a", "--size", 8, 24, "--out", tmp_path / "wide")
@@ -297,9 +297,13 @@ def test_validate(capsys, files, tmp_path):
     (["generate", "--model", "RUN", "a", "--temperature", "-1"], "sampling.temperature: -1.0 must be"),
     (["generate", "--model", "RUN", "a", "--top-p", "1.2"], "sampling.top_p: 1.2 must be in (0, 1]"),
     (["generate", "--model", "RUN", "a", "--strategy", "fast"],
-     "sampling.strategy: 'fast' must be one of sequential, jacobi, groups"),
+     "sampling.strategy: 'fast' must be one of sequential, jacobi, groups, maskgit, rows"),
     (["generate", "--model", "RUN", "a", "--strategy", "jacobi", "--passes", "4"], "must be 0 for jacobi"),
     (["generate", "--model", "RUN", "a", "--strategy", "groups"], "sampling.passes: 0 must be 1 or more"),
+    (["generate", "--model", "RUN", "a", "--strategy", "maskgit", "--passes", "4"], "parallel: this model was not trained"),
+    (["generate", "--model", "RUN", "a", "--strategy", "rows", "--row-window", "-1"], "sampling.row_window: -1 must be >= 0"),
+    (["generate", "--model", "RUN", "a", "--row-window", "2"], "sampling.row_window: 2 must be 0 for sequential"),
+    (["infill", "--model", "RUN", "ONE", "--mask", "4,4,4,4", "--passes", "2"], "--passes 2: goes with --strategy groups or"),
     (["generate", "--model", "RUN", "a", "--image-guidance-scale", "2"], "--image-guidance-scale"),
     (["generate", "--model", "RUN", "a", "--temprature", "1"], "--temprature, 1; did you mean --temperature?"),
     (["generate", "--model", "RUN", "a", "--seed", "x"], "--seed: invalid literal"),

@@ -182,6 +182,11 @@ def test_every_objective_has_a_figure(versatile):
               "infill.accuracy_patches", "infill.accuracy_rectangles"):
     assert look_up(metrics, key) == 1, key
     assert look_up(spoilt, key) == pytest.approx(0.7, abs=0.05 if key == "detect.found" else 0.02), key
+  found = metrics["parallel"]["curve"]       # of 6 x 6 codes
+  assert {name: list(points) for name, points in found.items()} == {
+      "groups": ["2", "4", "9", "18"], "maskgit": ["2", "4"], "sequential": ["36"]}
+  assert all(one["accuracy"] == 1 and one["accuracy_n"] >= 30 for points in found.values() for one in points.values())
+  assert spoilt["parallel"]["curve"]["maskgit"]["4"]["accuracy"] == pytest.approx(0.7, abs=0.02)
   assert metrics["interleaved"]["accuracy"] == metrics["interleaved"]["unchanged"] < 0.2
   assert all(metrics["objectives"][name] > 1 for name in ("text", "image", "prefix_lm"))     # nats of random weights
 

@@ -77,7 +77,8 @@ def test_ranked(model):
       call()
 
 
-@pytest.mark.parametrize("way", [{}, {"passes": 5}, {"strategy": "jacobi", "window": 3}])
+@pytest.mark.parametrize("way", [{}, {"passes": 5}, {"strategy": "jacobi", "window": 3},
+                                 {"strategy": "maskgit", "passes": 5}, {"strategy": "rows", "row_window": 1}])
 def test_watching(versatile, way):
   """What is drawn is the same; each look shows its first codes, and the rest is grey."""
   sampling, looks = dataclasses.replace(WARM, **way), []
@@ -204,7 +205,9 @@ def test_codes_drawn_in_passes_go_to_their_places(versatile):
     def decode(self, codes):
       return codes
   fake = dataclasses.replace(versatile, sampler=Counts(), image=Codes())
-  assert np.array_equal(fake.generate(["a"], dataclasses.replace(WARM, passes=5), seed=2), np.arange(16).reshape(1, 4, 4))
+  for strategy in ("groups", "maskgit"):
+    how = dataclasses.replace(WARM, passes=5, strategy=strategy)
+    assert np.array_equal(fake.generate(["a"], how, seed=2), np.arange(16).reshape(1, 4, 4))
 
 
 def test_holes_drawn_in_groups_go_to_their_places(versatile, images):
@@ -224,13 +227,14 @@ def test_holes_drawn_in_groups_go_to_their_places(versatile, images):
   fake = dataclasses.replace(versatile, sampler=Counts(), image=Codes())
   masks = np.zeros((2, 16, 16), bool)
   masks[0, 4:12, :9], masks[1, :4] = True, True
-  for order in ("random", "locality"):
-    how = dataclasses.replace(WARM, strategy="groups", passes=3, group_order=order)
+  for strategy, order in (("groups", "random"), ("groups", "locality"), ("maskgit", "random")):
+    how = dataclasses.replace(WARM, strategy=strategy, passes=3, group_order=order)
     assert np.array_equal(fake.infill(images[:2], masks, sampling=how, seed=2), np.tile(np.arange(16).reshape(4, 4), (2, 1, 1)))
 
 
 def test_strategies_of_a_model(versatile, images):
-  """jacobi draws the same picture, text and filling; a picture guides a hole by itself, and nothing else."""
+  """jacobi draws the same picture, text and filling; rows and maskgit fill as others where they are the same; a picture
+  guides a hole by itself, and nothing else."""
   jacobi = lambda sampling: dataclasses.replace(sampling, strategy="jacobi", window=4)
   prompts, masks = ["a red ring", "blue"], np.zeros((2, 16, 16), bool)
   masks[:, 4:12, 4:12] = True
@@ -240,14 +244,18 @@ def test_strategies_of_a_model(versatile, images):
     assert np.array_equal(versatile.infill(images[:2], masks, sampling=jacobi(how)),
                           versatile.infill(images[:2], masks, sampling=how))
   assert versatile.caption(images[:2], jacobi(WARM)) == versatile.caption(images[:2], WARM)
+  filled = lambda **how: versatile.infill(images[:2], masks, sampling=dataclasses.replace(WARM, **how))
+  assert np.array_equal(filled(strategy="rows", row_window=2), filled())       # as wide as the hole
+  assert np.array_equal(filled(strategy="maskgit", passes=1), filled(strategy="groups", passes=1))
   apart = dataclasses.replace(guided, image_guidance_scale=200.0)
   assert not np.array_equal(versatile.infill(images[:2], masks, prompts, apart), versatile.infill(images[:2], masks, prompts, guided))
   for draw in (lambda: versatile.generate(prompts, apart), lambda: versatile.caption(images[:2], dataclasses.replace(
       WARM, image_guidance_scale=2.0))):
     with pytest.raises(ValueError, match="sampling.image_guidance_scale: .* must be 1 here; a picture guides"):
       draw()
-  with pytest.raises(ValueError, match="sampling.passes: 0 must be 1 or more for the strategy groups"):
-    versatile.generate(prompts, dataclasses.replace(WARM, strategy="groups"))
+  for name in ("groups", "maskgit"):
+    with pytest.raises(ValueError, match=f"sampling.passes: 0 must be 1 or more for the strategy {name}"):
+      versatile.generate(prompts, dataclasses.replace(WARM, strategy=name))
 
 
 def test_answer(versatile, images):

@@ -166,6 +166,22 @@ def test_stability(workdir):
   assert section.count("<svg") == 4 and section.count("polyline") == 5 and "Largest attention logit" in section
 
 
+def test_fewer_passes(workdir):
+  """A line for each strategy, over its passes in their order; no such section where none was measured."""
+  assert "Fewer passes" not in written(workdir)
+  points = lambda **some: {number.strip("p"): {"accuracy": one} for number, one in some.items()}
+  metrics = {"parallel": {"curve": {"groups": points(p16=0.75, p4=0.25, p8=0.5), "sequential": points(p64=1.0)}}}
+  text = render(workdir, c.Config(), Result(metrics), dict)
+  section = text[text.index('id="fewer-passes"'):]
+  section = section[:section.index("</section>")]
+  lines = [[tuple(map(float, one.split(","))) for one in part.split()] for part in re.findall(r'points="([^"]*)"', section)]
+  assert [len(line) for line in lines] == [3, 1] and not Tags(text).open
+  across, up = np.array([*lines[0], *lines[1]]).T
+  np.testing.assert_allclose(across - charts.LEFT, (charts.WIDTH - charts.LEFT - charts.RIGHT) * np.array([4, 8, 16, 64]) / 64, atol=0.1)
+  assert np.ptp(np.diff(up)) < 0.2 and (np.diff(up) < 0).all()
+  assert "groups" in section and "sequential" in section and "passes of the model over a picture" in section
+
+
 def test_settings():
   """The usual ones, and others where they are not plain, whatever their kind."""
   plain = "sampler: temperature 1, top_k 0, top_p 1, guidance_scale 3{}, seed 5, one sample a prompt; captions greedy"

@@ -1,5 +1,6 @@
 """Decoding strategies: `jacobi` gives the sample of `sequential`, and groups cover the picture."""
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +9,19 @@ import pytest
 from test_sampler import GREEDY, GRID, SOME, V, asked, filled, forward, language, legal, sampler, spy, to_draw
 
 from unitok.config import Sampling
+from unitok.models import decoder
 from unitok.models.rule import Rule
 from unitok.objectives import DRAWING, OBJECTIVES
-from unitok.objectives.codes import Codes
+from unitok.objectives.codes import Codes, control
 from unitok.objectives.parallel import SCHEDULES
-from unitok.sampling import STRATEGIES
+from unitok.sampling.by_rows import by_rows
 from unitok.sampling.groups import ORDERS, groups_of
 from unitok.sampling.guidance import Guidance, guide
 from unitok.sampling.rows import NEIGHBOURS
 from unitok.sampling.rules import Repetition, rules_of
+from unitok.sampling.sampler import Watch
 from unitok.sampling.strategy import first_drawn, in_groups
-from unitok.sequence import build, without
+from unitok.sequence import Part, build, visible, without
 
 ALONE = tuple(name for name in OBJECTIVES if name not in ("parallel", "refine"))
 IMAGE = [block.name for block in V.blocks].index("image")
@@ -263,3 +266,187 @@ def test_schedules_and_intervals_of_guidance():
     np.testing.assert_allclose(grown[:, n], (u + scale * (c - u))[:, n], atol=1e-5)
   round_one = Guidance(3.0, schedule="cosine")(both, done)
   np.testing.assert_allclose(round_one[:, 2], (u + 2 * (c - u))[:, 2], atol=1e-5)
+
+
+# ---- by confidence
+
+def at_once(seed: int, null: bool = False, hole: bool = False):
+  """A document of `parallel` with one group: a whole picture, or a part."""
+  return regrouped(seed, np.zeros(GRID, int), null, hole)
+
+
+def regrouped(seed: int, groups: np.ndarray, null: bool = False, hole: bool = False, codes: np.ndarray | None = None):
+  """The same in those groups, and `codes` where they are known."""
+  rng = np.random.default_rng(seed)
+  words, image = rng.integers(0, 20, 4).astype(np.int32), rng.integers(0, 30, GRID).astype(np.int32)
+  kept = (rng.random(GRID) < 0.4) & hole
+  image = np.where(kept, image, -1 if codes is None else codes).astype(np.int32)
+  return build(OBJECTIVES["parallel"](Codes((words[:0 if null else 4],), image, groups=np.where(kept, -1, groups)), rng,
+                                      DRAWING), V)
+
+
+SURE = dataclasses.replace(GREEDY, strategy="maskgit", passes=4, choice_temperature=0.0)
+
+
+def test_maskgit_keeps_what_it_is_surest_of(sampler):
+  """With and without guidance, of whole pictures and of holes side by side: each pass draws from the logits of one uncached
+  pass over the document whose groups are those that stayed so far and, last, all that is left; the surest stay."""
+  for scale in (1.0, 2.5):
+    how = [dict(seed=seed, hole=seed % 2 == 1) for seed in range(4)]
+    documents, nulls = [at_once(**one) for one in how], [at_once(**one, null=True) for one in how]
+    drawn = sampler.run(documents, dataclasses.replace(SURE, guidance_scale=scale), 0, nulls)
+    assert drawn.passes.tolist() == [3] * 4
+    for one, document, ids in zip(how, documents, drawn.ids):
+      places = np.rint(document.positions[document.fills >= 0]).astype(int)
+      rows, columns = places[:, 1] - places[:, 0], places[:, 2] - places[:, 0]
+      known, groups = np.full(GRID, -1), np.full(GRID, 9)
+      for turn, size in enumerate(SCHEDULES["cosine"](len(ids), 4)):
+        left = groups[rows, columns] == 9
+        both = []
+        for null in (False, True):
+          part = regrouped(**one, null=null, groups=groups, codes=np.where(groups < 9, known, -1))
+          both.append(forward(sampler, part._replace(inputs=np.maximum(part.inputs, 0)))[part.fills >= 0])
+        logits = np.where(V.allowed("image"), guide(both[0], both[1], scale), -np.inf)
+        assert len(logits) == left.sum()
+        sure = np.asarray(jax.nn.log_softmax(logits, -1)).max(-1)
+        stay = np.flatnonzero(left)[np.argsort(-sure, kind="stable")[:size]]
+        assert np.array_equal(ids[stay], logits.argmax(-1)[np.argsort(-sure, kind="stable")[:size]])
+        groups[rows[stay], columns[stay]] = turn
+        known[rows[stay], columns[stay]] = V.to_codes("image", ids[stay])
+      assert (groups[rows, columns] < 4).all()
+
+
+def test_one_pass_of_maskgit_is_one_of_groups(sampler):
+  """The same ids for the same key; with more passes it takes as many, no more than there are places, whatever the batch."""
+  warm = Sampling(temperature=8.0, guidance_scale=2.0)
+  documents, nulls = ([at_once(seed, null, hole=seed > 1) for seed in range(4)] for null in (False, True))
+  once = sampler.run(documents, dataclasses.replace(warm, strategy="maskgit", passes=1), 5, nulls)
+  assert all(same(once.ids, sampler.draw(documents, dataclasses.replace(warm, strategy="groups"), 5, nulls)))
+  assert once.passes.tolist() == [0] * 4
+  often = dataclasses.replace(warm, strategy="maskgit", passes=12, repetition_penalty=1.3)
+  looks = []
+  all_drawn = sampler.run(documents, often, 5, nulls, watch=Watch(lambda so_far: looks.append(so_far.ids), 2))
+  counts = [len(asked(d)) for d in documents]
+  assert all_drawn.passes.tolist() == [count - 1 for count in counts] and counts[0] == 12 > counts[3]
+  assert [len(ids) for ids in all_drawn.ids] == counts and not any(same(all_drawn.ids, once.ids))
+  for ids in all_drawn.ids:
+    V.image_codes(ids)
+  for look in looks:        # what stays is not drawn again
+    assert all(np.isin(part, [-1, *whole]).all() and np.array_equal(part[part >= 0], whole[:len(part)][part >= 0])
+               for part, whole in zip(look, all_drawn.ids))
+  assert [(look[0] >= 0).sum() for look in looks] == [1, 3, 5, 7, 9, 11]
+  alone = sampler.run(documents[3:], often, 5, nulls[3:], first_row=3)
+  assert same(alone.ids, all_drawn.ids[3:]) == [True]
+
+
+def test_what_maskgit_cannot_draw(sampler):
+  for name in ("text_to_image", "image_to_text", "parallel"):
+    with pytest.raises(ValueError, match="sampling.strategy: maskgit draws pictures whose codes are all asked for at once"):
+      sampler.draw([to_draw(name, 1)], SURE, 0)
+  with pytest.raises(ValueError, match="sampling.passes: 0 must be 1 or more for the strategy maskgit"):
+    sampler.draw([at_once(0)], dataclasses.replace(SURE, passes=0), 0)
+
+
+# ---- by rows
+
+def test_rows_with_a_window_of_a_whole_row_are_sequential(sampler):
+  """The same ids, passes and key, of pictures, holes and texts, with guidance; a hole takes no more passes."""
+  kinds = ("text_to_image", "infill", "image", "layout")
+  documents, nulls = ([to_draw(name, seed, length=4, null=null) for seed in range(4) for name in kinds[:2]]
+                      for null in (False, True))
+  for sampling, some, without_text in (
+      (Sampling(temperature=8.0), [to_draw(name, seed) for seed in range(4) for name in (*kinds, "image_to_text")], None),
+      (Sampling(temperature=6.0, guidance_scale=2.5, repetition_penalty=1.2), documents, nulls)):
+    rows = sampler.run(some, dataclasses.replace(sampling, strategy="rows", row_window=GRID[1]), 3, without_text)
+    plain = sampler.run(some, sampling, 3, without_text)
+    assert all(same(rows.ids, plain.ids)) and (rows.passes <= plain.passes).all()
+    assert rows.passes[0] == plain.passes[0] and (rows.passes < plain.passes).any()
+
+
+def test_passes_of_rows():
+  """A place comes behind the one left of it and behind its window of the rows above; a row end asks for the next row, or a
+  stand-in does, which nobody else sees; every token is there as soon as its id is."""
+  hole = np.array([[0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 1, 0]], bool)
+  options = [dataclasses.replace(DRAWING, row_ends=row_ends, training_grid=grid) for row_ends in (False, True) for grid in (0, 3)]
+  for places, window, kinds, passes in (
+      *((np.ones((3, 6), bool), 2, one, [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7], [4, 5, 6, 7, 8, 9]]) for one in options),
+      (np.ones((3, 6), bool), 0, options[0], [[0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7, 8], [6, 7, 8, 9, 10, 11]]),
+      (np.ones((2, 4), bool), 1, options[0], [[0, 1, 2, 3], [1, 2, 3, 4]]),
+      (np.ones((1, 5), bool), 2, options[0], [[0, 1, 2, 3, 4]]),
+      (hole, 2, options[1], [[-1, 0, 1, -1, -1, 2], [3, 4, 5, 6, 7, 8], [5, 6, -1, 8, 9, -1]])):
+    codes = Codes((np.arange(3, dtype=np.int32),), np.where(places, -1, 7).astype(np.int32))
+    document = build(OBJECTIVES["infill" if not places.all() else "text_to_image"](
+        codes, np.random.default_rng(0), kinds), V)
+    one = by_rows(document, Sampling(row_window=window), IMAGE)
+    new, first = one.document, first_drawn(one.document)
+    at = asked(new)
+    assert one.passes[at - first].tolist() == np.array(passes)[places].tolist()
+    assert np.array_equal(new.blocks[at], document.blocks[asked(document)])
+    stand = one.also[one.also >= 0] if one.also is not None else np.zeros(0, int)
+    assert len(stand) == (0 if kinds.row_ends or len(places) == 1 else 1 if not places.all() else len(places) - 1)
+    see = visible(new.order, new.visible_from, new.visible_until, np.ones_like(new.order))
+    plain = visible(document.order, document.visible_from, document.visible_until, np.ones_like(document.order))
+    ours = np.setdiff1d(np.arange(new.length), stand)
+    assert np.array_equal(see[np.ix_(ours, ours)], plain) and not see[np.ix_(ours, stand)].any()
+    for token in stand:
+      assert np.array_equal(see[token, ours], plain[ours.searchsorted(token) - 1] & (ours != token - 1)) and see[token, token]
+      assert np.array_equal(new.positions[token], new.positions[token - 1]) and new.fills[token - 1] == -1 < new.fills[token]
+      copied = np.flatnonzero(one.also == token)[0]
+      assert one.passes[copied - first] < one.passes[token - first] <= one.passes[token - 1 - first]
+      assert new.positions[new.fills[copied], 1] == new.positions[token, 1]
+    inside = at[new.fills[at] < new.length]
+    assert (one.passes[new.fills[inside] - first] == one.passes[inside - first] + 1).all()
+
+
+def test_rows_see_what_is_drawn_so_far(spy):
+  """Each draw is from the logits of an uncached pass with the visibility of code by code, less what is not drawn yet."""
+  sampler, seen = spy
+  documents = [to_draw(name, seed) for seed in range(2) for name in ("text_to_image", "infill")]
+  by = dataclasses.replace(GREEDY, strategy="rows", row_window=1)
+  drawn = sampler.run(documents, by, 0)
+  jax.effects_barrier()
+  assert len(seen) == drawn.passes.max() + 1 and drawn.passes[0] == 5      # 3 rows of 4: 0 .. 3, 1 .. 4, 2 .. 5
+  width, stand_ins = len(seen[0]) // 4, 0
+  for row, (document, ids) in enumerate(zip(documents, drawn.ids)):
+    one = by_rows(document, by, IMAGE)
+    new, first = one.document, first_drawn(document)
+    at, inputs = asked(new), new.inputs.copy()
+    inside = new.fills[at] < new.length
+    inputs[new.fills[at][inside]] = ids[inside]
+    if one.also is not None:
+      copies = np.flatnonzero(one.also >= 0)
+      inputs[one.also[copies]], stand_ins = ids[np.searchsorted(at, copies)], stand_ins + len(copies)
+    assert (inputs >= 0).all()
+    when = np.append(np.full(first, -1), one.passes)
+    see = visible(new.order, new.visible_from, new.visible_until, np.ones_like(new.order)) & (when <= when[:, None])
+    pad = lambda x: np.pad(x, ((0, 40 - new.length), *[(0, 0)] * (x.ndim - 1)))
+    see = np.pad(see, (0, 40 - new.length)) | np.eye(40, dtype=bool)
+    logits = np.asarray(masked(sampler.language, sampler.params, pad(inputs), pad(new.positions), see))
+    for token, code in zip(at, ids):
+      here = np.flatnonzero(one.passes == when[token])
+      np.testing.assert_allclose(seen[when[token]][row * width + np.searchsorted(here, token - first)], logits[token], atol=1e-4)
+      assert code == np.where(V.allowed("image"), logits[token], -np.inf).argmax()
+  assert stand_ins >= 4
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def masked(language, params, inputs, positions, see):
+  """f32[l v] of the uncached model with bool[l l] `see`."""
+  def attend(q, k, v, seen, _):
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[1], 1) for x in (k, v))
+    scores = jnp.where(see, jnp.einsum("bqhd,bhkd->bhqk", q, k) / jnp.sqrt(q.shape[-1]), -jnp.inf)
+    return jnp.einsum("bhqk,bhkd->bqhd", jax.nn.softmax(scores, -1), v)
+  rule = Rule(*(np.ones((1, len(inputs)), np.int32) for _ in Rule._fields))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decoder, "attend", attend)
+    return language.model(params)(inputs[None], positions[None], rule)[0]
+
+
+def test_what_rows_cannot_draw(sampler):
+  with pytest.raises(ValueError, match="sampling.strategy: rows draws code by code, and a document asks for groups"):
+    sampler.draw([to_draw("parallel", 0)], Sampling(strategy="rows"), 0)
+  with pytest.raises(ValueError, match="sampling.row_window: 2 must be 0 for sequential; it goes with rows"):
+    sampler.draw([to_draw("text_to_image", 0)], Sampling(row_window=2), 0)
+  two = build([control("[boi]"), Part("image", np.full(GRID, -1, np.int32), 1.0)] * 2, V)
+  with pytest.raises(ValueError, match="sampling.strategy: rows draws one picture of a document"):
+    sampler.draw([two], Sampling(strategy="rows"), 0)

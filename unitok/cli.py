@@ -50,7 +50,8 @@ class Drawing(Command):
   guidance_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
   """How much a picture keeps to its prompt; 1 is plain sampling (text takes no other)."""
   strategy: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=OWN)] = None
-  """sequential: code by code; jacobi: the same sample in fewer passes; groups: see --passes."""
+  """sequential: code by code; jacobi: the same sample in fewer passes; groups, maskgit: see --passes; rows: several rows of
+  a picture at once."""
   window: Annotated[int | None, arg(metavar="INT", help_behavior_hint=OWN)] = None
   """Codes that jacobi computes in a pass; 0: 16."""
   batch_size: int = 64
@@ -61,11 +62,16 @@ class Drawing(Command):
 class Generate(Drawing):
   """Draw a picture for each prompt."""
   passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")] = None
-  """Draw in so many groups of codes (a model trained on the objective parallel); 0: code by code."""
+  """Draw in so many passes, by groups of codes or, as maskgit, by how sure the model is of them (one trained on the
+  objective parallel); 0: code by code."""
   group_sizes: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
   """cosine: small groups first; uniform."""
   group_order: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
   """random, raster, halton, locality."""
+  choice_temperature: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=RUNS)] = None
+  """Chance in which codes maskgit keeps; 0 keeps those it is surest of."""
+  row_window: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
+  """Places of the row above, from the one above on, that rows waits for; 0: half a row."""
   guidance_schedule: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
   """constant; linear, cosine: guidance grows from 1 while a picture is drawn."""
   guidance_interval: Annotated[tuple[float, float] | None, arg(metavar="FROM TO", help_behavior_hint=RUNS)] = None
@@ -121,6 +127,10 @@ class Detect(Drawing):
 class Filling(Drawing):
   image_guidance_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=RUNS)] = None
   """How much a hole keeps to the picture around it, apart from the prompt; 1 is plain sampling."""
+  passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
+  """Of --strategy groups or maskgit: fill in so many passes (a model trained on the objective parallel)."""
+  row_window: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
+  """Places of the row above, from the one above on, that rows waits for; 0: half of the hole's width."""
   text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
   """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
   passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None

@@ -419,19 +419,24 @@ class Sampling:
   guidance_interval: tuple[float, float] = (0.0, 1.0)
   """From which share of the drawing on there is guidance, and up to which."""
   strategy: str = ""
-  """sequential: code by code; jacobi: the same sample in fewer, larger passes; groups: `passes` groups of codes. "":
+  """sequential: code by code; jacobi: the same sample in fewer, larger passes; groups: `passes` groups of codes; maskgit:
+  the same number of passes, of which each keeps the codes it is surest of; rows: several rows of a picture go on at once. "":
   groups where there are passes, else sequential."""
   window: int = 0
   """Codes that jacobi computes in a pass; 0: 16. For sequential the shape of the program alone; 0: 1."""
   guesses: str = "above"
   """What jacobi first guesses for a code of a picture: the one above or left of it; later what the last pass drew."""
   group_sizes: str = "cosine"
-  """Of parallel groups: cosine, small ones first, or uniform."""
+  """Of parallel groups and of what maskgit keeps: cosine, small ones first, or uniform."""
   group_order: str = "random"
   """Of a picture's places in parallel groups: random, raster, halton (even at any time) or locality (near what is known,
   those of a group apart)."""
   passes: int = 0
   """Pictures are drawn in so many groups of codes (needs the objective parallel); 0: code by code."""
+  choice_temperature: float = 4.5
+  """Of the Gumbel noise that maskgit adds to how sure it is of a code; it falls to 0 with the passes (2202.04200)."""
+  row_window: int = 0
+  """Places of a row, from the one above on, behind which rows draws a place of the row below; 0: half the width."""
   text_attention: float = 0.0
   """Added to the attention scores of text tokens while a picture is drawn (CogView2: 1.4); 0 is plain sampling."""
 

@@ -23,7 +23,7 @@ from unitok.modalities.text import SENTENCE, TextModality
 from unitok.objectives import OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
 from unitok.run import load_decoder, load_image_tokenizer
-from unitok.sampling import rules
+from unitok.sampling import STRATEGIES, rules
 from unitok.sampling.groups import groups_of
 from unitok.sampling.guidance import guidance_of
 from unitok.sampling.sampler import Sampler, Watch
@@ -589,11 +589,12 @@ class Model:
     if self.watch is None:
       return None
     most = sum(int((document.fills >= 0).sum()) for document in documents)
-    told = lambda drawn: self.watch.call(SoFar(start, sum(map(len, drawn.ids)) / most, lambda: made(drawn.ids, start)))
+    there = lambda ids: int(((ids if ids.ndim == 1 else ids[:, 0]) >= 0).sum())
+    told = lambda drawn: self.watch.call(SoFar(start, sum(map(there, drawn.ids)) / most, lambda: made(drawn.ids, start)))
     return Watch(told, self.watch.every)
 
   def _pictures_of(self, order: np.ndarray, empty: np.ndarray, drawn: list[np.ndarray], first: int) -> np.ndarray:
-    """u8[n H W 3] of pictures like `empty` whose codes were drawn in this order of places, so far."""
+    """u8[n H W 3] of pictures like `empty` whose codes were drawn in this order of places, so far (-1: not yet)."""
     codes = np.full((len(drawn), order.size, *empty.shape[2:]), -1, np.int32)
     for row, ids in zip(codes, drawn):
       row[order[:len(ids)]] = self.vocabulary.image_codes(ids)
@@ -645,7 +646,7 @@ class Model:
 
 def _in_groups(sampling: Sampling) -> bool:
   """Does the strategy by name need documents of the objective parallel?"""
-  return sampling.strategy == "groups"
+  return bool(sampling.strategy) and STRATEGIES[sampling.strategy].grouped
 
 
 def _unknown(codes: np.ndarray) -> np.ndarray:

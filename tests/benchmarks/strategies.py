@@ -8,8 +8,9 @@ shape, over `--keys` keys (a validation prompt each): the share of keys whose id
 one-token program. A pass is a forward behind the prefix, for both. Of several `--windows` and `--guesses` each is
 printed; the figures are those of the first.
 
-Groups need a run that learned `parallel` and, for accuracy, scenes: each of `--passes` against `sequential`, over
-`--prompts` prompts, with the run's own temperature and guidance. `groups_accuracy_drop` is from the better of this model
+Groups and maskgit need a run that learned `parallel` and, for accuracy, scenes: each of `--passes` against `sequential`, over
+`--prompts` prompts, with the run's own temperature and guidance; rows with windows of a half, a third and a sixth of the
+width. `groups_accuracy_drop` is from the better of this model
 drawn code by code and `--raster`, a run of the same training without `parallel` (without one it is void), at the first
 of `--passes`.
 
@@ -17,6 +18,7 @@ Wall time is at batch 1 with guidance 3, of random weights in the shapes 4 x 256
 turn, the median of `--rounds`. The last line is JSON; figures that were not asked for are null.
 """
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -35,9 +37,10 @@ from unitok.evaluation.statistics import figure
 from unitok.model import Model
 from unitok.objectives import DRAWING, OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
+from unitok.sampling.by_rows import by_rows
 from unitok.sampling.groups import groups_of
 from unitok.sampling.sampler import Sampler
-from unitok.sequence import build
+from unitok.sequence import Sequence, build
 from unitok.steps import Language
 from unitok.vocab import make_vocabulary
 
@@ -47,13 +50,16 @@ SHAPES = {"256": dict(layers=4, width=256, heads=8, kv_heads=4, hidden=704),
           "768": dict(layers=12, width=768, heads=12, kv_heads=6, hidden=2048)}
 
 
-def drawn(model: Model, texts: list[np.ndarray], sampling: Sampling, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-  """(ids, passes behind the prefix) of a picture for each text."""
+def to_draw(model: Model, text: np.ndarray) -> Sequence:
   grid, books = model.image.grid, model.vocabulary.books
   empty = np.full(grid if books == 1 else (*grid, books), -1, np.int32)
-  document = lambda text: build(OBJECTIVES["text_to_image"](
+  return build(OBJECTIVES["text_to_image"](
       Codes((text,), empty), np.random.default_rng(0), drawing(model.config.decoder.objectives)), model.vocabulary)
-  ids, passes = [], []
+
+
+def drawn(model: Model, texts: list[np.ndarray], sampling: Sampling, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+  """(ids, passes behind the prefix) of a picture for each text."""
+  document, ids, passes = functools.partial(to_draw, model), [], []
   for start in range(0, len(texts), BATCH):
     some = texts[start:start + BATCH]
     nulls = [document(text[:0]) for text in some] if sampling.guidance_scale != 1 else None
@@ -93,7 +99,7 @@ def accuracy(model: Model, sampling: Sampling, count: int) -> dict:
 
 def curve(model: Model, raster: Model | None, passes: tuple[int, ...], count: int) -> dict:
   """Accuracy of whole pictures by the number of passes."""
-  base = dataclasses.replace(model.config.sampling, strategy="", window=0, passes=0)
+  base = dataclasses.replace(model.config.sampling, strategy="", window=0, passes=0, row_window=0)
   codes, out = int(np.prod(model.image.grid)), {}
   out["sequential"] = accuracy(model, base, count) | {"passes": codes - 1}
   if raster is not None:
@@ -102,8 +108,17 @@ def curve(model: Model, raster: Model | None, passes: tuple[int, ...], count: in
     for order in ("random", "halton", "locality"):
       how = dataclasses.replace(base, passes=number, group_order=order)
       out[f"{number} {order}"] = accuracy(model, how, count) | {"passes": number - 1}
+    for noise in (base.choice_temperature, 0.0):
+      how = dataclasses.replace(base, strategy="maskgit", passes=number, choice_temperature=noise)
+      out[f"{number} maskgit {noise:g}"] = accuracy(model, how, count) | {"passes": number - 1}
+  width = model.image.grid[1]
+  picture = to_draw(model, np.zeros(0, np.int32))
+  for share in (2, 3, 6):
+    how = dataclasses.replace(base, strategy="rows", row_window=max(1, width // share))
+    taken = int(by_rows(picture, how, model.sampler.image).passes.max())
+    out[f"rows {how.row_window}"] = accuracy(model, how, count) | {"passes": taken}
   for name, one in out.items():
-    print(f"{name:14s} {one['passes']:3d} passes behind the prefix, pictures right {one['accuracy']:.3f} "
+    print(f"{name:15s} {one['passes']:3d} passes behind the prefix, pictures right {one['accuracy']:.3f} "
           f"({one['accuracy_low']:.3f}-{one['accuracy_high']:.3f}), n {one['accuracy_n']}", flush=True)
   return out
 
@@ -123,6 +138,8 @@ def walls(shape: dict, passes: int, rounds: int, grid: int = 8) -> dict[str, flo
   guided, alone = Sampling(guidance_scale=3.0), ("text_to_image", None)
   ways = {"sequential": (dataclasses.replace(guided, strategy="sequential"), *alone),
           "groups": (dataclasses.replace(guided, strategy="groups"), "parallel", groups),
+          "maskgit": (dataclasses.replace(guided, strategy="maskgit", passes=passes), "parallel", np.zeros_like(groups)),
+          "rows": (dataclasses.replace(guided, strategy="rows"), *alone),
           "window": (dataclasses.replace(guided, strategy="sequential", window=16), *alone)}
   seconds = {name: [] for name in ways}
   for number in range(rounds + 1):
@@ -159,13 +176,17 @@ def main(model: Path | None = None, emoji: Path | None = None, raster: Path | No
                  "groups_accuracy_drop": best - ours["accuracy"] if raster else None,
                  "groups_accuracy_drop_own": found["sequential"]["accuracy"] - ours["accuracy"],
                  "groups_n": ours["accuracy_n"], "groups": found}
+      for way in ("maskgit", "rows"):
+        first = next(one for name, one in found.items() if way in name)
+        result |= {f"{way}_pass_share": first["passes"] / found["sequential"]["passes"],
+                   f"{way}_accuracy_drop_own": found["sequential"]["accuracy"] - first["accuracy"]}
   for name in shapes:
     seconds = walls(SHAPES[name], passes[0], rounds)
     suffix = "" if name == "256" else f"_{name}"
     print(f"{SHAPES[name]['layers']} x {name}, batch 1, 64 codes: " + ", ".join(
         f"{way} {1e3 * one:.0f} ms" for way, one in seconds.items()) + f", n {rounds}", flush=True)
-    result |= {f"groups_wall_ratio{suffix}": seconds["sequential"] / seconds["groups"], f"wall_n{suffix}": rounds,
-               f"window_pass_ratio{suffix}": seconds["window"] / seconds["sequential"]}
+    result |= {f"{way}_wall_ratio{suffix}": seconds["sequential"] / seconds[way] for way in ("groups", "maskgit", "rows")}
+    result |= {f"wall_n{suffix}": rounds, f"window_pass_ratio{suffix}": seconds["window"] / seconds["sequential"]}
   print(json.dumps(result))
 
 

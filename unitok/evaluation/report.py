@@ -38,6 +38,9 @@ def render(workdir, config: c.Config, result: Result, seconds: Callable[[], Mapp
   sections = sorted(result.sections, key=lambda s: s.order)
   blocks = [(s.title, page.gallery(s)) for s in sections]
   blocks.append(("Over the training", films(workdir / "report" / "samples", config)))
+  cards = page.chart_cards([("Whole pictures right, by passes", passes_chart(metrics))])
+  about = "How many codes are drawn at once, and what it costs: the same prompts by several strategies."
+  blocks.append(("Fewer passes", page.block("Fewer passes", about, cards) if cards else ""))
   lines = read_metrics(workdir)
   cards = page.chart_cards(curves(lines))
   about = "Each task and kind of token has its own loss; the number is the last."
@@ -132,6 +135,15 @@ def figures_table(result: Result) -> str:
         rows.append((prefix + name, f"{v:.4g}", interval, "" if n is None else n))
   walk({k: v for k, v in result.metrics.items() if k not in ("sampling", "seconds")}, "")
   return page.table(rows, ("key", "value", "95 % interval", "n"))
+
+
+def passes_chart(metrics: Mapping[str, Any]) -> str:
+  """A line for each strategy of `parallel.curve`, {strategy: {passes: {accuracy}}}; "" where no evaluation drew one."""
+  lines = []
+  for name, points in metrics.get("parallel", {}).get("curve", {}).items():
+    passes = sorted(points, key=int)
+    lines.append((name, [float(one) for one in passes], [points[one]["accuracy"] for one in passes]))
+  return charts.line_chart(lines, "passes of the model over a picture", "share of pictures", from_zero=True)
 
 
 # ---- what training left

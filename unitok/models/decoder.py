@@ -266,8 +266,8 @@ class Decoder(nnx.Module):
   def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None, extra=None):
     """n more tokens at slots at .. at+n-1 -> (hidden [b n w], cache).
 
-    cache_rule holds the integers of all slots [b slots]; those not yet written must not be visible
-    to these tokens by the rule, which holds for any document in its own order of computation. bias f32[b slots] is
+    cache_rule holds the integers of all slots [b slots]; those behind these tokens are seen by none, whatever it says, so
+    that the order of computation may be another than the document's. bias f32[b slots] is
     added to the attention scores of each slot in every layer. at: a number, or i32[b] one for each row.
     """
     written = jnp.arange(cache.keys[0].shape[2]) < jnp.asarray(at)[..., None, None] + ids.shape[1]

@@ -19,20 +19,23 @@ def as_known(d: Sequence) -> np.ndarray:
   return out
 
 
-GROUPS = Strategy(as_known)
+GROUPS = Strategy(as_known, grouped=True)
 
 
 def groups_of(places: np.ndarray, sampling: Sampling, seed: int) -> np.ndarray:
   """i32[h w]: the group in which each place is drawn, -1 beside bool[h w] `places`; sampling.passes of them, no more
-  than there are places.
+  than there are places. For maskgit, which groups them by itself, all are in group 0.
 
   ValueError where a whole picture has fewer places than passes.
   """
   if sampling.passes < 1:
-    raise ValueError(f"sampling.passes: {sampling.passes} must be 1 or more for the strategy groups; give --passes")
+    raise ValueError(f"sampling.passes: {sampling.passes} must be 1 or more for the strategy {sampling.strategy or 'groups'}; "
+                     "give --passes")
   count = int(places.sum())
   if places.all() and sampling.passes > count:
     raise ValueError(f"sampling.passes: {sampling.passes} are more than the {count} codes of a picture")
+  if sampling.strategy == "maskgit":
+    return np.where(places, 0, -1).astype(np.int32)
   sizes = SCHEDULES[sampling.group_sizes](count, min(sampling.passes, count))
   numbers = ORDERS[sampling.group_order](places, sizes, np.random.default_rng(seed))
   groups = np.full(places.size, -1, np.int32)

@@ -1,6 +1,7 @@
 """The compiled programs that draw: `begin` is one pass over the known prefix, `go_on` one loop, with keys and values cached.
 
-All rows go on together, pass by pass, or each has a window of columns at a place of its own (see `Strategy`).
+All rows go on together, pass by pass, or each has a window of columns at a place of its own, or one pass is gone through
+again and again (see `Strategy`).
 """
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from unitok.models.rule import Rule
 from unitok.sampling import rules
 from unitok.sampling.guidance import guidance_of
 from unitok.sampling.jacobi import prefix
+from unitok.sampling.maskgit import regrouped, surest
 from unitok.sampling.rows import Rows
 
 
@@ -30,6 +32,7 @@ class Shape(NamedTuple):
   sampling: Sampling
   bins: range | None      # the ids of boxes, where `rules.gathered` is needed for them
   windows: bool           # of the strategy; then the last `width` columns of the rows are spare
+  chooses: bool           # of the strategy; then there are the columns of one pass
 
 
 class State(NamedTuple):
@@ -43,6 +46,7 @@ class State(NamedTuple):
   passes: jax.Array         # i32[count]: of each row, behind the first
   known: Any = None         # i32[count]: the last column with an id or a guess from the last pass; None without windows
   cache: Any = None
+  turns: Any = None         # i32[count n]: the pass whose code stayed at a place, -1 none yet; None without choosing
 
 
 def take(x, at, n: int):
@@ -80,7 +84,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
 
   Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
   """
-  start, width, sampling, bins, windows = shape
+  start, width, sampling, bins, windows, chooses = shape
   model, guidance = language.model(params), guidance_of(sampling)
   all_rows, columns = rows.ids.shape
   count = numbers.shape[0]
@@ -93,6 +97,8 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
   def extend(s: State, positions, cache, at, n):
     rule = Rule(*rows.rule)
     rule = rule._replace(segment_ids=rule.segment_ids * every(s.alive))
+    if chooses:
+      rule = regrouped(rule, rows.blocks >= 0, every(s.turns), every(s.passes))
     slots = at if jnp.ndim(at) == 0 else every(at)
     return model.extend(take(s.ids, at, n), positions, take(rule, at, n), cache, rule, slots, bias(s.ids),
                         take(s.extra, at, n))
@@ -112,6 +118,10 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
   def to_draw(at, alive):
     """bool[count]: is anything left to be drawn from `at` on?"""
     return ((rows.blocks[:count] >= 0) & (alive > 0) & (place >= at[..., None])).any(-1)
+
+  def unfinished(s: State):
+    """bool[count]: is anything left to be drawn?"""
+    return ((rows.blocks[:count] >= 0) & (s.turns < 0)).any(-1) if chooses else to_draw(s.at, s.alive)
 
   def following(at, alive):
     """Where the next pass begins that is not void: of all rows together, or of each by itself, `last` at its end."""
@@ -152,8 +162,10 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     if sampling.repetition_penalty == 1:
       return None
     asked = rows.asked[:count] & (s.alive > 0)
-    before = (asked & (place < at[..., None])).astype(jnp.int32)
+    before = (s.turns >= 0 if chooses else asked & (place < at[..., None])).astype(jnp.int32)
     before = jnp.zeros((count, size), jnp.int32).at[jnp.arange(count)[:, None], s.ids[:count]].max(before)
+    if chooses:
+      return jnp.repeat(before > 0, width, 0)
     window = take(asked, at, width)[..., None] & (take(s.ids[:count], at, width)[..., None] == jnp.arange(size))
     return flat(jnp.cumsum(window, 1) + before[:, None] > 0)
 
@@ -161,32 +173,57 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     """With what the columns from `at` on ask for, given their last layer's output [b width w]."""
     at = s.at
     block, end, number = (flat(take(x[:count], at, width)) for x in (rows.blocks, rows.ends, rows.draws))
-    in_rows = lambda x: x.reshape(count, width)
-    done = in_rows(number) / jnp.maximum((rows.blocks[:count] >= 0).sum(1, keepdims=True), 1)
+    in_rows, total = lambda x: x.reshape(count, width), (rows.blocks[:count] >= 0).sum(1, keepdims=True)
+    before = (s.turns >= 0).sum(1, keepdims=True) + jnp.zeros_like(in_rows(number)) if chooses else in_rows(number)
+    done = before / jnp.maximum(total, 1)
+    if chooses:       # new noise each pass
+      number = flat(in_rows(number) + total * s.passes[:, None])
     logits = guidance(model.logits(flat(hidden)).reshape(all_rows, width, -1), done)
     allowed = blocks.members[block] | ((jnp.arange(logits.shape[-1]) == end[:, None]) & (end >= 0)[:, None])
     allowed = allowed | (block < 0)[:, None]
     draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
     choice = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at, logits.shape[-1]))
     here = (block >= 0) & (flat(take(s.alive, at, width)) > 0)
+    if chooses:
+      here &= flat(take(s.turns, at, width)) < 0
     others = None if s.extra is None else further(hidden, choice, here & (block == blocks.image), draw_keys, done)
+    if chooses:
+      here = flat(stays(s, jnp.where(allowed, flat(logits), -jnp.inf), choice, in_rows(here), draw_keys))
     choice, here, end = in_rows(choice), in_rows(here), in_rows(end)
     first, rest = (take(x[:count], at, width) for x in (rows.fills, rows.left))
     ends, kept, next_at = here & (choice == end), here, at + width
     if windows:
       stay = jnp.minimum(prefix(right(s, at, choice, others, ends & (first < rest))), most)
       kept, next_at = here & (jnp.arange(width) < stay[:, None]), at + stay
-    where = jnp.where(every(here), take(rows.fills, at, width), columns)
+    target = lambda fills: jnp.where(every(here), at + jnp.arange(width) if chooses else take(fills, at, width), columns)
+    where = target(rows.fills)
     row = jnp.arange(all_rows)[:, None]
     rest = (first[..., None] <= place) & (place < rest[..., None])
     void = (rest & (ends & kept)[..., None]).any(1)
     alive = jnp.where(void, 0, s.alive)
-    s = s._replace(at=following(next_at, alive), alive=alive, drawn=put(s.drawn, jnp.where(kept, choice, -1), at),
-                   ids=s.ids.at[row, where].set(every(choice), mode="drop"), known=at + width if windows else None)
+    filled = lambda x, new: x.at[row, where].set(every(new), mode="drop")
+    if rows.also is not None:
+      again = target(rows.also)
+      filled = lambda x, new: x.at[row, where].set(every(new), mode="drop").at[row, again].set(every(new), mode="drop")
+    turns = put(s.turns, jnp.where(kept, s.passes[:, None], take(s.turns, at, width)), at) if chooses else None
+    s = s._replace(at=at if chooses else following(next_at, alive), alive=alive, ids=filled(s.ids, choice), turns=turns,
+                   drawn=put(s.drawn, jnp.where(kept, choice, take(s.drawn, at, width)), at),
+                   known=at + width if windows else None)
     if others is None:
       return s
-    return s._replace(more=put(s.more, jnp.where(kept[..., None], others, -1), at),
-                      extra=s.extra.at[row, where].set(every(others), mode="drop"))
+    return s._replace(more=put(s.more, jnp.where(kept[..., None], others, take(s.more, at, width)), at),
+                      extra=filled(s.extra, others))
+
+  def stays(s: State, logits, choice, left, draw_keys):
+    """bool[count width]: which of the places that are left have their code for good: those whose log p and noise, which
+    falls to nothing, are largest. Of a place with several codes the first tells."""
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), choice[:, None], 1).reshape(count, width)
+    known, now = rows.known[:count], s.passes[:, None]
+    share = (now + 1) / (1 + (known < known[:, -1:]).sum(1, keepdims=True))
+    noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, len(language.further))))(draw_keys)
+    confidence = log_p + sampling.choice_temperature * (1 - share) * noise.reshape(count, width)
+    wanted = jnp.take_along_axis(known, jnp.minimum(now, known.shape[1] - 1), 1)[:, 0]
+    return surest(confidence, left, wanted - (s.turns >= 0).sum(1))
 
   def right(s: State, at, choice, others, closes):
     """bool[count width]: did a column have the id that was drawn before it, and was nothing closed there?"""
@@ -197,7 +234,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     return jnp.pad(same, ((0, 0), (1, 0)), constant_values=True)
 
   def one(s: State) -> State:
-    s = s._replace(passes=s.passes + to_draw(s.at, s.alive))
+    s = s._replace(passes=s.passes + unfinished(s))
     s = guess(s) if windows else s
     hidden, cache = extend(s, moved(s.at, s.alive), s.cache, s.at, width)
     return draw(s, hidden)._replace(cache=cache)
@@ -206,9 +243,10 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     nothing = lambda x: jnp.full((count, *x.shape[1:]), -1, jnp.int32)
     at = jnp.full(count, start, jnp.int32) if windows else jnp.int32(start)
     s = State(at, jnp.asarray(rows.ids), jax.tree.map(jnp.asarray, rows.extra), jnp.ones((count, columns), jnp.int32),
-              nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if windows else None)
+              nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if windows else None,
+              turns=nothing(rows.ids) if chooses else None)
     s = guess(s) if windows else s
     hidden, cache = extend(s, rows.positions[:, :start + width], model.empty_cache(all_rows, columns), 0, start + width)
     return draw(s, hidden[:, start:])._replace(cache=cache)
 
-  return first, one, lambda s: to_draw(s.at, s.alive).any()
+  return first, one, lambda s: unfinished(s).any()

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unitok.models.rule import Rule
-from unitok.sampling.strategy import first_drawn
+from unitok.sampling.strategy import Placed, first_drawn
 from unitok.sequence import PADDING, Sequence
 
 
@@ -22,6 +22,8 @@ class Rows(NamedTuple):
   asked: np.ndarray           # bool: its id is drawn
   back: np.ndarray | None     # how many columns before it the first guess of its id stands; None without windows
   extra: np.ndarray | None    # [b n G-1] ids of a place's further codes, -1 none; None at G = 1
+  also: np.ndarray | None = None      # as `fills`, where a second column takes what is drawn; None: nowhere
+  known: np.ndarray | None = None     # [b most]: places known behind each pass, of strategies that choose
 
 
 def rest_of(d: Sequence) -> np.ndarray:
@@ -30,22 +32,23 @@ def rest_of(d: Sequence) -> np.ndarray:
   return known[np.searchsorted(known, np.arange(d.length), "right")]
 
 
-def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], width: int, count: int, eos: int,
-            spare: int = 0, neighbour=None) -> Rows:
+def lay_out(placed: list[Placed], prefix: int, width: int, count: int, eos: int, spare: int = 0, neighbour=None) -> Rows:
   """Rows of `prefix + count * width + spare` columns. The first token that is drawn from stands at column `prefix`.
 
   neighbour: document -> i32[l], a name in NEIGHBOURS with its block; None: no guesses.
   """
-  n, b = prefix + count * width + spare, len(documents)
+  n, b, one = prefix + count * width + spare, len(placed), placed[0].document
   fill = lambda value: np.full((b, n), value, np.int32)
-  extra = None if documents[0].extra_codes is None else np.full((b, n, documents[0].extra_codes.shape[1]), -1, np.int32)
-  out = Rows(ids=fill(0), positions=np.zeros((b, n, documents[0].positions.shape[1]), np.float32),
+  extra = None if one.extra_codes is None else np.full((b, n, one.extra_codes.shape[1]), -1, np.int32)
+  out = Rows(ids=fill(0), positions=np.zeros((b, n, one.positions.shape[1]), np.float32),
              rule=Rule(*(fill(PADDING[name]) for name in Rule._fields)), blocks=fill(-1), ends=fill(-1), fills=fill(n),
              draws=fill(0), left=fill(0), advances=fill(0).astype(bool), asked=fill(0).astype(bool),
-             back=fill(1) if neighbour else None, extra=extra)
-  for row, (d, of) in enumerate(zip(documents, passes)):
-    first = first_drawn(d)
-    within = np.arange(len(of)) - np.searchsorted(of, of)         # place of a token in its pass
+             back=fill(1) if neighbour else None, extra=extra,
+             also=None if all(p.also is None for p in placed) else fill(n))
+  for row, (d, of, also) in enumerate(placed):
+    first, sorted_ = first_drawn(d), np.argsort(of, kind="stable")
+    within = np.empty_like(of)                                    # place of a token in its pass
+    within[sorted_] = np.arange(len(of)) - np.searchsorted(of[sorted_], of[sorted_])
     where = np.concatenate([np.arange(prefix - first, prefix), prefix + of * width + within])
     out.ids[row, where], out.positions[row, where] = np.maximum(d.inputs, 0), d.positions
     out.rule.order[row, where], out.rule.visible_from[row, where] = d.order, d.visible_from
@@ -58,11 +61,21 @@ def lay_out(documents: list[Sequence], prefix: int, passes: list[np.ndarray], wi
     out.left[row, where] = np.where(d.ends == eos, n, np.append(where, n)[rest_of(d)])
     out.advances[row, where] = d.advances
     out.asked[row, where] = d.inputs < 0
+    if also is not None:
+      out.also[row, where] = np.where(also >= 0, where[also], n)
     if neighbour:
       out.back[row, where] = neighbour(d)
     if extra is not None:
       extra[row, where] = d.extra_codes
   return out
+
+
+def places_of(positions: np.ndarray) -> np.ndarray:
+  """i64[n 3] of tokens at f32[n 3]: their picture's time, row and column, from 0 on, in whole places also of a scaled one."""
+  offsets = positions[:, 1:] - positions[:, :1]
+  steps = np.diff(np.unique(offsets[:, 0]))           # of a scaled picture less than 1
+  grid = np.rint(np.column_stack([positions[:, 0], offsets / (steps[steps > 1e-4].min() if steps.size else 1)]))
+  return grid.astype(np.int64) - [0, *grid[:, 1:].min(0).astype(np.int64)]
 
 
 def to_the_left(d: Sequence, image: int) -> np.ndarray:
@@ -77,10 +90,7 @@ def above(d: Sequence, image: int) -> np.ndarray:
   codes = d.fills[at]
   if not codes.size:
     return out
-  offsets = d.positions[:, 1:] - d.positions[:, :1]
-  steps = np.diff(np.unique(offsets[:, 0]))           # of a scaled picture less than 1
-  grid = np.rint(np.column_stack([d.positions[:, 0], offsets / (steps[steps > 1e-4].min() if steps.size else 1)]))
-  grid = grid.astype(np.int64) - [0, *grid[:, 1:].min(0).astype(np.int64)]
+  grid = places_of(d.positions)
   side = int(grid[:, 1:].max()) + 1
   number = (grid[:, 0] * side + grid[:, 1]) * side + grid[:, 2]
   standing = np.flatnonzero(d.visible_until > d.order)          # placeholders stand where codes do

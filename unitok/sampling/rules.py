@@ -105,8 +105,9 @@ def check(sampling: Sampling):
   """ValueError naming a setting out of its range."""
   one_of = lambda legal: f"one of {', '.join(legal)}"
   named = lambda name, legal: (name, repr(getattr(sampling, name)), one_of(legal), getattr(sampling, name) in legal)
-  interval, windowed = sampling.guidance_interval, ", ".join(n for n, s in STRATEGIES.items() if s.window)
-  grouped = sampling.passes > 0 or sampling.strategy == "groups"
+  interval, name = sampling.guidance_interval, sampling.strategy or ("groups" if sampling.passes > 0 else "sequential")
+  those = lambda fits: [n for n, strategy in STRATEGIES.items() if fits(strategy)]
+  windowed, grouped = those(lambda one: one.window), those(lambda one: one.grouped)
   scale = lambda name: (name, getattr(sampling, name), "a number >= 0", 0 <= getattr(sampling, name) < math.inf)
   for name, value, legal, fits in (
       scale("temperature"),
@@ -123,9 +124,10 @@ def check(sampling: Sampling):
       scale("text_attention"),
       ("strategy", repr(sampling.strategy), one_of(STRATEGIES), sampling.strategy in ("", *STRATEGIES)),
       ("window", sampling.window, ">= 0 tokens (0: the strategy's own)", sampling.window >= 0),
-      ("window", sampling.window, f"0 for groups; it goes with {windowed}", not (sampling.window and grouped)),
-      ("passes", sampling.passes, f"0 for {sampling.strategy}; they go with groups",
-       not sampling.passes or sampling.strategy in ("", "groups")),
+      ("window", sampling.window, f"0 for {name}; it goes with {', '.join(windowed)}", not sampling.window or name in windowed),
+      ("passes", sampling.passes, f"0 for {name}; they go with {', '.join(grouped)}", not sampling.passes or name in grouped),
+      scale("choice_temperature"),
+      ("row_window", sampling.row_window, ">= 0 places (0: half a row)", sampling.row_window >= 0),
       named("guesses", NEIGHBOURS), named("group_sizes", SIZES), named("group_order", ORDERS)):
     if not fits:
       raise ValueError(f"sampling.{name}: {value} must be {legal}")

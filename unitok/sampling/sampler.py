@@ -2,11 +2,11 @@
 
 A document is an ordinary `sequence.build` of an objective's parts in which some codes are -1. Its known prefix, up to
 what the first draw is from, is computed in one pass; then one loop goes through its further tokens, with keys and
-values cached. A pass computes a token, or, where a document asks for groups of codes at once, the codes drawn last and
-the placeholders that ask for the next. Only ids of the block asked for at a place can be drawn, and the control
-token that closes a text where it may. Where a place of a picture has several codes, the further ones are drawn right
-behind the first, in the order of their books, each from the ids of its own. What a closed text had left is void, and
-what follows moves up; [eos] closes the document.
+values cached. A pass computes a token, or one of each of several rows of a picture, or, where a document asks for groups
+of codes at once, the codes drawn last and the placeholders that ask for the next. Only ids of the block asked for at a
+place can be drawn, and the control token that closes a text where it may. Where a place of a picture has several codes,
+the further ones are drawn right behind the first, in the order of their books, each from the ids of its own. What a
+closed text had left is void, and what follows moves up; [eos] closes the document.
 """
 import dataclasses
 import functools
@@ -20,18 +20,23 @@ import numpy as np
 from unitok.config import Sampling
 from unitok.sampling import STRATEGIES, rules
 from unitok.sampling.guidance import guidance_of
+from unitok.sampling.maskgit import at_once, known_behind
 from unitok.sampling.program import Blocks, Shape, State, begin, go_on
 from unitok.sampling.rows import NEIGHBOURS, Rows, lay_out
-from unitok.sampling.strategy import Strategy, first_drawn, in_groups
+from unitok.sampling.strategy import Placed, Strategy, first_drawn, in_groups
 from unitok.sequence import PADDING, Sequence
 from unitok.vocab import Vocabulary
 
 
 class Drawn(NamedTuple):
-  """ids: of each document, as `Sampler.draw` gives them; passes i32[n]: forward passes of each behind that over its
-  prefix, which draws too."""
+  """ids: of each document, as `Sampler.draw` gives them, up to the last one drawn, -1 where one before it is not yet;
+  passes i32[n]: forward passes of each behind that over its prefix, which draws too."""
   ids: list[np.ndarray]
   passes: np.ndarray
+
+
+LAID_OUT = dict(strategy="", window=0, guesses="", passes=0, group_sizes="", group_order="", row_window=0)
+"""Settings that tell how documents become columns; those that differ in nothing else are one program."""
 
 
 class Watch(NamedTuple):
@@ -49,9 +54,16 @@ def strategy_of(sampling: Sampling, documents: list[Sequence]) -> Strategy:
   grouped = any(map(in_groups, documents))
   name = sampling.strategy or ("groups" if grouped else "sequential")
   strategy = STRATEGIES[name]
-  if strategy.window and grouped:
+  if grouped and not strategy.grouped:
     raise ValueError(f"sampling.strategy: {name} draws code by code, and a document asks for groups of codes at once; "
                      "draw it by groups, or make it without groups")
+  if strategy.chooses and sampling.passes < 1:
+    raise ValueError(f"sampling.passes: {sampling.passes} must be 1 or more for the strategy {name}; give --passes")
+  if sampling.row_window and name != "rows":
+    raise ValueError(f"sampling.row_window: {sampling.row_window} must be 0 for {name}; it goes with rows")
+  if strategy.chooses and not all(map(at_once, documents)):
+    raise ValueError(f"sampling.strategy: {name} draws pictures whose codes are all asked for at once, and a document asks "
+                     "for them in an order of its own; draw it by another strategy")
   return strategy
 
 
@@ -74,8 +86,8 @@ class Sampler:
 
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
            first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> list[np.ndarray]:
-    """The drawn ids of each document, i32[n] in its own order of drawing (a text's end included); i32[n G] of one whose
-    picture is drawn, where a place has G > 1 codes (-1 beside what is no place).
+    """The drawn ids of each document, i32[n] in the order in which it asks for them (a text's end included); i32[n G] of
+    one whose picture is drawn, where a place has G > 1 codes (-1 beside what is no place).
 
     nulls: the same documents without their text, needed where there is guidance; empties: without text and picture,
     where the picture guides too. The random numbers depend on the seed, the row's number (first_row + its index) and the draw
@@ -102,19 +114,23 @@ class Sampler:
     padded = 1 << (count - 1).bit_length()
     every = [d for some in (documents, nulls, empties)[:needed] for d in (*some, *[some[-1]] * (padded - count))]
     strategy = strategy_of(sampling, every)
-    passes = [strategy.passes(d) for d in every]
-    prefix, steps = _up(max(map(first_drawn, every)), 16), _up(max(int(of[-1]) + 1 for of in passes), 8)
+    placed = [strategy.place(d, sampling, self.image) if strategy.place else Placed(d, strategy.passes(d)) for d in every]
+    passes = [one.passes for one in placed]
+    prefix, steps = _up(max(map(first_drawn, every)), 16), _up(max(int(of.max()) + 1 for of in passes), 8)
     window = (sampling.window or strategy.window) if strategy.window else 1
     if window > 1:
       neighbour = lambda d: NEIGHBOURS[sampling.guesses](d, self.image)
       width, laid_out = window, (1, steps, self._eos, window, neighbour)
     else:
       width = max(int(np.bincount(of).max()) for of in passes)
-      laid_out = (width, steps, self._eos)
-    rows = lay_out(every, prefix, passes, *laid_out)
+      laid_out = (width, 1 if strategy.chooses else steps, self._eos)
+    rows = lay_out(placed, prefix, *laid_out)
+    if strategy.chooses:
+      rows = rows._replace(known=np.stack([known_behind(d, sampling, width) for d in every]))
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
     boxes = self.bins and sampling.temperature == 0 and (rows.blocks == self.blocks.index("location")).any()
-    shape = Shape(prefix, width, dataclasses.replace(sampling, strategy=""), self.bins if boxes else None, window > 1)
+    shape = Shape(prefix, width, dataclasses.replace(sampling, **LAID_OUT), self.bins if boxes else None, window > 1,
+                  strategy.chooses)
     given = shape, self.params, rows, numbers, jnp.uint32(seed), jnp.int32(strategy.most)
     state, left = self._begin(*given), True
     while left:
@@ -125,10 +141,12 @@ class Sampler:
 
   def _drawn(self, rows: Rows, state: State, count: int) -> Drawn:
     """What the first `count` rows have so far."""
-    drawn, further, taken = jax.tree.map(np.asarray, (state.drawn, state.more, state.passes))
+    drawn, further, taken, alive = jax.tree.map(np.asarray, (state.drawn, state.more, state.passes, state.alive))
     out = []
     for row in range(count):
-      here = (rows.blocks[row] >= 0) & (drawn[row] >= 0)
+      here = np.flatnonzero((rows.blocks[row] >= 0) & (alive[row] > 0))
+      here = here[np.argsort(rows.draws[row][here], kind="stable")]
+      here = here[:np.append(-1, np.flatnonzero(drawn[row][here] >= 0))[-1] + 1]
       of_picture = further is not None and (rows.blocks[row][here] == self.image).any()
       out.append(np.column_stack([drawn[row], further[row]])[here] if of_picture else drawn[row][here])
     return Drawn(out, taken[:count])

@@ -4,7 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unitok.config import Sampling
 from unitok.sequence import Sequence
+
+
+class Placed(NamedTuple):
+  """A document as a strategy goes through it."""
+  document: Sequence
+  passes: np.ndarray                # i32[n]: the pass of each token from the first that is drawn from on
+  also: np.ndarray | None = None    # i32[l]: the token that takes what is drawn here beside the one of `fills`, -1 none
 
 
 class Strategy(NamedTuple):
@@ -17,6 +25,9 @@ class Strategy(NamedTuple):
   passes: Callable[[Sequence], np.ndarray]    # i32[n]: the pass of each token from the first that is drawn from on
   window: int = 0                             # where sampling.window is 0; 0: none
   most: int = 2**31 - 1                       # columns of a window that a pass keeps, at most
+  grouped: bool = False                       # draws documents that ask for groups of codes at once
+  chooses: bool = False                       # the one pass laid out is gone through again until all codes stay
+  place: Callable[[Sequence, Sampling, int], Placed] | None = None    # in the stead of `passes`, by the image's block
 
 
 def first_drawn(d: Sequence) -> int:
