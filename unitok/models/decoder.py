@@ -127,6 +127,20 @@ class Cache(NamedTuple):
   values: tuple[jax.Array, ...]
 
 
+def apart(layers):
+  """The weights of each of the stacked layers, a tuple.
+
+  Each is an array of its own: XLA multiplies by a slice of a larger one only after copying it, so a loop over tokens
+  would read, write and read again every weight in each pass.
+  """
+  return tuple(jax.tree.map(lambda w: w[n], layers) for n in range(len(jax.tree.leaves(layers)[0])))
+
+
+def some_columns(head, ids):
+  """The head's weights {kernel [w v]} with the columns of ids i32[k] alone."""
+  return {"kernel": head["kernel"][:, ids]}
+
+
 def _written(slots, new, at):
   """[b g slots d] with [b g n d] at slots at .. at+n-1 of every row."""
   one = jax.lax.dynamic_update_slice_in_dim
@@ -229,9 +243,10 @@ class Decoder(nnx.Module):
     x = constrain(self.enter(ids, positions, extra), "hidden")
     return jax.lax.scan(REMAT[self.options.remat](one), x, (stacked, keys), unroll=self.options.unroll)
 
-  def logits(self, hidden):
-    """[… w] -> f32[… v]."""
-    logits = self.head(hidden.reshape(-1, hidden.shape[-1])).astype(jnp.float32)
+  def logits(self, hidden, head=None):
+    """[… w] -> f32[… v]. head: the head's weights with some columns alone, as `some_columns` has them."""
+    layer = self.head if head is None else nnx.merge(nnx.graphdef(self.head), head)
+    logits = layer(hidden.reshape(-1, hidden.shape[-1])).astype(jnp.float32)
     return self.capped(logits).reshape(*hidden.shape[:-1], -1)
 
   def capped(self, logits):
@@ -263,20 +278,21 @@ class Decoder(nnx.Module):
     zeros = lambda: tuple(jnp.zeros((rows, o.kv_heads, slots, o.width // o.heads), self.dtype) for _ in range(o.layers))
     return Cache(zeros(), zeros())
 
-  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None, extra=None):
+  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None, extra=None, layers=None):
     """n more tokens at slots at .. at+n-1 -> (hidden [b n w], cache).
 
     cache_rule holds the integers of all slots [b slots]; those not yet written must not be visible
     to these tokens by the rule, which holds for any document in its own order of computation. bias f32[b slots] is
-    added to the attention scores of each slot in every layer. at: a number, or i32[b] one for each row.
+    added to the attention scores of each slot in every layer. at: a number, or i32[b] one for each row. layers: the
+    weights of each, as `apart` has them; without it slices of the stacked ones, which a loop copies in every pass.
     """
     written = jnp.arange(cache.keys[0].shape[2]) < jnp.asarray(at)[..., None, None] + ids.shape[1]
     seen, turn = Mask(visible(rule, cache_rule) & written, bias), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
     tokens = self._tokens(ids, rule)
     x, keys, values = self.enter(ids, positions, extra), [], []
-    for n in range(self.options.layers):
-      layer = nnx.merge(graph, jax.tree.map(lambda w: w[n], stacked))
+    for n, weights in enumerate(apart(stacked) if layers is None else layers):
+      layer = nnx.merge(graph, weights)
       q, k, v = layer.project(x, turn, tokens)
       keys.append(_written(cache.keys[n], k, at))
       values.append(_written(cache.values[n], v, at))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unitok.config import Sampling
 from unitok.models.rule import Rule
@@ -28,8 +29,16 @@ class Shape(NamedTuple):
   prefix: int             # columns before those of the first pass
   width: int              # columns of a pass
   sampling: Sampling
+  ids: tuple[range, ...]  # what can be drawn, see `drawable`; () is the whole vocabulary
   bins: range | None      # the ids of boxes, where `rules.gathered` is needed for them
   windows: bool           # of the strategy; then the last `width` columns of the rows are spare
+
+
+class Weights(NamedTuple):
+  """Of one model, as a loop over tokens wants them."""
+  params: Any
+  layers: tuple           # as decoder.apart has them
+  head: Any               # the columns of Shape.ids, None with the whole vocabulary
 
 
 class State(NamedTuple):
@@ -61,27 +70,29 @@ def put(x, new, at):
   return one(x, new, jnp.tile(at, x.shape[0] // at.shape[0]))
 
 
-def begin(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, most) -> State:
+def begin(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most) -> State:
   """The pass over the prefix, which draws too. most: columns of a window that are kept, at most."""
-  return _passes(language, blocks, shape, params, rows, numbers, seed, most)[0]()
+  return _passes(language, blocks, shape, weights, rows, numbers, seed, most)[0]()
 
 
-def go_on(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, most, state: State,
+def go_on(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most, state: State,
           passes) -> tuple[State, jax.Array]:
   """After so many passes or as many as are left; bool[]: are there more?"""
-  _, one, unfinished = _passes(language, blocks, shape, params, rows, numbers, seed, most)
+  _, one, unfinished = _passes(language, blocks, shape, weights, rows, numbers, seed, most)
   left = lambda counted: (counted[1] < passes) & unfinished(counted[0])
   state, _ = jax.lax.while_loop(left, lambda counted: (one(counted[0]), counted[1] + 1), (state, jnp.int32(0)))
   return state, unfinished(state)
 
 
-def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, most):
+def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most):
   """(() -> State behind the first pass, State -> State behind the next, State -> bool[] is there one?).
 
   Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
   """
-  start, width, sampling, bins, windows = shape
-  model, guidance = language.model(params), guidance_of(sampling)
+  start, width, sampling, some, bins, windows = shape
+  model, guidance = language.model(weights.params), guidance_of(sampling)
+  drawable = np.concatenate([np.arange(r.start, r.stop) for r in some or (range(language.vocabulary_size),)])
+  members, bins = jnp.asarray(np.asarray(blocks.members)[:, drawable]), bins and range(*(np.searchsorted(drawable, [bins.start, bins.stop])))
   all_rows, columns = rows.ids.shape
   count = numbers.shape[0]
   repeats = all_rows // count
@@ -95,7 +106,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     rule = rule._replace(segment_ids=rule.segment_ids * every(s.alive))
     slots = at if jnp.ndim(at) == 0 else every(at)
     return model.extend(take(s.ids, at, n), positions, take(rule, at, n), cache, rule, slots, bias(s.ids),
-                        take(s.extra, at, n))
+                        take(s.extra, at, n), weights.layers)
 
   def bias(ids):
     """f32[b n] that text gets in a document whose picture is drawn (CogView2, 2204.14217), or None."""
@@ -147,15 +158,16 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
       codes = jnp.column_stack([codes, choice + ids.start])
     return jnp.where(here[:, None], codes[:, 1:], -1).reshape(count, width, -1)
 
-  def seen_by(s: State, at, size: int):
-    """bool[count*width v]: the ids that were drawn in the document before what each column draws."""
+  def seen_by(s: State, at):
+    """bool[count*width k]: which of the drawable ids were drawn in the document before what each column draws."""
     if sampling.repetition_penalty == 1:
       return None
+    size = language.vocabulary_size
     asked = rows.asked[:count] & (s.alive > 0)
     before = (asked & (place < at[..., None])).astype(jnp.int32)
     before = jnp.zeros((count, size), jnp.int32).at[jnp.arange(count)[:, None], s.ids[:count]].max(before)
-    window = take(asked, at, width)[..., None] & (take(s.ids[:count], at, width)[..., None] == jnp.arange(size))
-    return flat(jnp.cumsum(window, 1) + before[:, None] > 0)
+    window = take(asked, at, width)[..., None] & (take(s.ids[:count], at, width)[..., None] == drawable)
+    return flat(jnp.cumsum(window, 1) + before[:, None, drawable] > 0)
 
   def draw(s: State, hidden) -> State:
     """With what the columns from `at` on ask for, given their last layer's output [b width w]."""
@@ -163,11 +175,11 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     block, end, number = (flat(take(x[:count], at, width)) for x in (rows.blocks, rows.ends, rows.draws))
     in_rows = lambda x: x.reshape(count, width)
     done = in_rows(number) / jnp.maximum((rows.blocks[:count] >= 0).sum(1, keepdims=True), 1)
-    logits = guidance(model.logits(flat(hidden)).reshape(all_rows, width, -1), done)
-    allowed = blocks.members[block] | ((jnp.arange(logits.shape[-1]) == end[:, None]) & (end >= 0)[:, None])
-    allowed = allowed | (block < 0)[:, None]
+    logits = guidance(model.logits(flat(hidden), weights.head).reshape(all_rows, width, -1), done)
+    allowed = members[block] | ((drawable == end[:, None]) & (end >= 0)[:, None]) | (block < 0)[:, None]
     draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
-    choice = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at, logits.shape[-1]))
+    choice = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at), jnp.uint32(drawable))
+    choice = jnp.asarray(drawable, jnp.int32)[choice]
     here = (block >= 0) & (flat(take(s.alive, at, width)) > 0)
     others = None if s.extra is None else further(hidden, choice, here & (block == blocks.image), draw_keys, done)
     choice, here, end = in_rows(choice), in_rows(here), in_rows(end)
