@@ -370,7 +370,8 @@ def test_guidance_scale_one_is_plain(sampler):
 
 
 @pytest.mark.parametrize("name, sampling", [
-    ("text_to_image", Sampling(temperature=4.0)), ("image_to_text", Sampling(temperature=4.0, repetition_penalty=1.5, top_p=0.9)),
+    ("text_to_image", Sampling(temperature=4.0)),
+    ("image_to_text", Sampling(temperature=4.0, repetition_penalty=1.5, top_p=0.9)),
     ("locate", GREEDY)])
 def test_only_what_may_come_is_computed(sampler, monkeypatch, name, sampling):
   """A picture's codes, a text with its end, boxes: with the logits of these ids alone what all of them give."""

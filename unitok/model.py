@@ -57,8 +57,11 @@ class Model:
   watch: Watch | None = None
 
   @classmethod
-  def open(cls, workdir) -> "Model":
-    """The newest weights of a run's folder, averaged. ValueError where a stage is missing or does not fit."""
+  def open(cls, workdir, int8: bool = False) -> "Model":
+    """The newest weights of a run's folder, averaged. ValueError where a stage is missing or does not fit.
+
+    int8: with the decoder's weights, and what they multiply, in int8: faster, and near the same.
+    """
     workdir = epath.Path(workdir)
     read_config(workdir)      # so that a folder that is no run is called that
     decoder = load_decoder(workdir)
@@ -69,6 +72,7 @@ class Model:
         raise ValueError(f"{workdir}: its {name} tokenizer is {here.get(name)}, the decoder was trained on "
                          f"{fingerprint}; restore that tokenizer, or encode again and train the decoder anew")
     sampler = Sampler(decoder.model, decoder.params, decoder.vocabulary)
+    sampler = sampler.in_int8() if int8 else sampler
     return cls(decoder.config, decoder.vocabulary, text, image, sampler, decoder.step)
 
   def watching(self, call: Callable[[SoFar], None], every: int = 8) -> "Model":

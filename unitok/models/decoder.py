@@ -137,7 +137,9 @@ def apart(layers):
 
 
 def some_columns(head, ids):
-  """The head's weights {kernel [w v]} with the columns of ids i32[k] alone."""
+  """The head's weights, {kernel [w v]} or int8's {kernel [v w], scale [v]}, with the columns of ids i32[k] alone."""
+  if "scale" in head:
+    return {name: weights[ids] for name, weights in head.items()}
   return {"kernel": head["kernel"][:, ids]}
 
 
@@ -257,7 +259,10 @@ class Decoder(nnx.Module):
   def next_book(self, hidden, codes):
     """f32[n k]: the logits of the codes of a place's next book, from the last layer's output [n w] that its first code
     is predicted from and its codes so far, ids i32[n g]. Book g's columns of the head are of no other use."""
-    return self.columns(*self.book(hidden, codes))
+    book = codes.shape[-1] - 1
+    ids = self.further[book]
+    head = some_columns(nnx.to_pure_dict(nnx.state(self.head)), slice(ids.start, ids.stop))
+    return self.logits(self.depth(hidden + self.known(codes), book), head)
 
   def book(self, hidden, codes):
     """What `next_book` multiplies: [n w], and the book's columns of the head [w k]."""

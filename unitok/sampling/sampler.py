@@ -88,6 +88,10 @@ class Sampler:
     self._score, self._apart, self._columns = jax.jit(self._score_rows), jax.jit(apart), jax.jit(some_columns)
     self._eos = vocabulary.special("[eos]")
 
+  def in_int8(self) -> "Sampler":
+    """One of the same weights in int8; see `Language.in_int8`."""
+    return Sampler(*self.language.in_int8(self.params), self.vocabulary)
+
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
            first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> list[np.ndarray]:
     """The drawn ids of each document, i32[n] in its own order of drawing (a text's end included); i32[n G] of one whose
