@@ -1,6 +1,4 @@
 """Matrices in int8: what is lost, and that drawing with them is what scoring with them says."""
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,9 +50,8 @@ def test_drawing_is_what_scoring_says(sampler):
 
 
 def test_likelihood_is_near(sampler):
-  less = sampler.in_int8()
-  documents = [filled(d, ids)[0] for d, ids in
-               zip(some := [to_draw("text_to_image", seed) for seed in range(8)], sampler.draw(some, GREEDY, 0))]
+  less, some = sampler.in_int8(), [to_draw("text_to_image", seed) for seed in range(8)]
+  documents = [filled(d, ids)[0] for d, ids in zip(some, sampler.draw(some, GREEDY, 0), strict=True)]
   exact, found = (s.log_likelihood(documents, 8) for s in (sampler, less))
   assert not np.array_equal(exact, found)
   np.testing.assert_allclose(found, exact, rtol=0.1)
@@ -85,6 +82,5 @@ def test_of_the_command_line(monkeypatch, capsys):
 
   monkeypatch.setattr(Model, "open", opened)
   for more in ([], ["--int8"]):
-    with pytest.raises(SystemExit):
-      cli.main(["complete", "--model", "nowhere", "a", *more])
+    assert cli.main(["complete", "--model", "nowhere", "a", *more])
   assert given == [False, True] and "nowhere: stop" in capsys.readouterr().err
