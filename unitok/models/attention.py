@@ -38,14 +38,16 @@ ATTENTION = {"dense": lambda rule: Mask(visible(rule, rule)), "blocks": blocks_o
 """dense: the mask written out; blocks: XLA's loops over blocks; fused: a Pallas kernel (interpreted on a CPU)."""
 
 
-def attend(q, k, v, seen: Mask | Blocks | Fused | Rule, scores: Scores = PLAIN):
+def attend(q, k, v, seen: Mask | Blocks | Fused | Rule, scores: Scores = PLAIN, turned: bool = False):
   """Softmax attention in float32; a query that sees nothing gives zeros.
 
   q [b q h d], k and v [b g k d] with h a multiple of g (grouped queries, 2305.13245) -> [b q h d].
-  Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over.
+  Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over. turned:
+  k is [b g d k], which a Mask alone takes.
   """
   if isinstance(seen, Mask):
-    return attend_dense(constrain(q, "queries"), constrain(k, "keys"), constrain(v, "keys"), *seen, score=scores)
+    q, k, v = constrain(q, "queries"), constrain(k, "keys"), constrain(v, "keys")
+    return attend_dense(q, k, v, *seen, score=scores, turned=turned)
   if isinstance(seen, Rule):
     ring, names = functools.partial(attend_ring, devices("sequence"), scores), ("ring queries", "ring keys", "ring keys")
     return over(ring, (q, k, v), names, seen, "hidden")
@@ -53,13 +55,14 @@ def attend(q, k, v, seen: Mask | Blocks | Fused | Rule, scores: Scores = PLAIN):
   return over(one, (q, k, v), ("queries", "keys", "keys"), seen)
 
 
-def attend_dense(q, k, v, mask, bias=None, score: Scores = PLAIN):
+def attend_dense(q, k, v, mask, bias=None, score: Scores = PLAIN, turned: bool = False):
   """By a mask bool[b q k], and a bias f32[b k] of each key's scores."""
   b, n, h, d = q.shape
   groups, each = k.shape[1], h // k.shape[1]
   q = q.reshape(b, n, groups, each, d).transpose(0, 2, 3, 1, 4).reshape(b, groups, each * n, d)
   q = q if score.relax == 1 else q / score.relax
-  scores = score(jnp.einsum("bgqd,bgkd->bgqk", q, k, preferred_element_type=jnp.float32) * d**-0.5)
+  scores = jnp.einsum("bgqd,bgdk->bgqk" if turned else "bgqd,bgkd->bgqk", q, k, preferred_element_type=jnp.float32)
+  scores = score(scores * d**-0.5)
   shift = 0.0 if bias is None else bias[:, None]
   scores = scores.reshape(b, groups, each, n, -1) + jnp.where(mask, shift, -1e30)[:, None, None]
   weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
