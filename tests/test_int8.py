@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from test_books import V as BOOKS
 from test_books import language as language_of_books
-from test_sampler import GREEDY, ROW, V, asked, filled, language, packed, sampler, to_draw, whole
+from test_sampler import GREEDY, ROW, V, asked, filled, forward, language, packed, sampler, to_draw, whole
 
 from unitok import cli
 from unitok.model import Model
 from unitok.models import int8
+from unitok.models.attention import attend_dense, attend_int8
 from unitok.sampling.sampler import Sampler
 
 
@@ -49,6 +50,26 @@ def test_drawing_is_what_scoring_says(sampler):
   assert 1e-4 < np.mean(near) < 0.1
 
 
+def test_a_cache_in_int8(sampler):
+  """What is drawn with it is what the exact model says of it, near enough; a key and a value within half a step."""
+  less, documents = sampler.in_int8(matrices=False, cache=True), [to_draw("text_to_image", seed) for seed in range(4)]
+  assert less.params is sampler.params
+  image, below = V.allowed("image"), []
+  for document, ids in zip(documents, less.draw(documents, GREEDY, 0), strict=True):
+    done, at = filled(document, ids)
+    logits = forward(sampler, done)[at][:, image]
+    below.append((logits.max(-1) - forward(sampler, done)[at, ids]) / logits.std())
+  assert 0 <= np.concatenate(below).max() < 0.2
+  rng = np.random.default_rng(0)
+  (k, v), q = rng.normal(size=(2, 3, 2, 40, 8)).astype(np.float32), rng.normal(size=(3, 2, 4, 8)).astype(np.float32)
+  mask, bias = rng.random((3, 2, 40)) < 0.7, rng.normal(size=(3, 40)).astype(np.float32)
+  (k8, ks), (v8, vs) = map(int8.quantized, (jnp.asarray(k), jnp.asarray(v)))
+  found = attend_int8(jnp.asarray(q), k8.swapaxes(2, 3), v8, ks, vs, mask, bias)
+  exact = attend_dense(q, (k8 * ks[..., None]).swapaxes(2, 3), v8 * vs[..., None], mask, bias, turned=True)
+  np.testing.assert_allclose(found, exact, atol=0.01)
+  np.testing.assert_allclose(found, attend_dense(q, k, v, mask, bias), atol=0.03)
+
+
 def test_likelihood_is_near(sampler):
   less, some = sampler.in_int8(), [to_draw("text_to_image", seed) for seed in range(8)]
   documents = [filled(d, ids)[0] for d, ids in zip(some, sampler.draw(some, GREEDY, 0), strict=True)]
@@ -76,11 +97,11 @@ def test_of_the_command_line(monkeypatch, capsys):
   """--int8 of any command that draws reaches Model.open."""
   given = []
 
-  def opened(folder, int8=False):
-    given.append(int8)
+  def opened(folder, int8=False, int8_cache=False):
+    given.append((int8, int8_cache))
     raise ValueError(f"{folder}: stop")
 
   monkeypatch.setattr(Model, "open", opened)
-  for more in ([], ["--int8"]):
+  for more in ([], ["--int8"], ["--int8-cache"]):
     assert cli.main(["complete", "--model", "nowhere", "a", *more])
-  assert given == [False, True] and "nowhere: stop" in capsys.readouterr().err
+  assert given == [(False, False), (True, False), (False, True)] and "nowhere: stop" in capsys.readouterr().err

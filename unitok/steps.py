@@ -170,18 +170,19 @@ class Language:
   def model(self, params) -> Decoder:
     return nnx.merge(self.graph, params)
 
-  def in_int8(self, params) -> tuple["Language", Any]:
+  def in_int8(self, params, matrices: bool = True, cache: bool = False) -> tuple["Language", Any]:
     """The same with its matrices, and the rows that they multiply, in int8 (models/int8.py), for drawing and scoring, and
-    its params. ValueError where there are experts."""
+    its params; or with its cache in int8, or both. ValueError for matrices where there are experts."""
     o = self.options
-    if o.experts > 1 or o.modality_experts != "none":
+    if matrices and (o.experts > 1 or o.modality_experts != "none"):
       raise ValueError("int8: this model has experts (decoder.experts or decoder.modality_experts), must have none; draw "
                        "without int8")
-    precision = Precision(self.precision.activations, jnp.dtype("int8"))
-    less = Language(dataclasses.replace(o, loss_chunk=0), self.vocabulary_size, self.tasks, precision, self.further,
-                    self.image)
+    given, byte = self.precision, jnp.dtype("int8")
+    precision = Precision(given.activations, byte if matrices else given.products, byte if cache else given.cache)
+    less = Language(dataclasses.replace(o, loss_chunk=0) if matrices else o, self.vocabulary_size, self.tasks, precision,
+                    self.further, self.image)
     like = jax.eval_shape(less.init, jax.random.key(0))
-    return less, jax.jit(functools.partial(to_int8, like))(params)
+    return less, jax.jit(functools.partial(to_int8, like))(params) if matrices else params
 
   def loss(self, params, batch, key=None, total=None):
     """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task). key: of the dropout, None drops nothing; total: the

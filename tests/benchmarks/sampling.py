@@ -3,6 +3,7 @@
     taskset -c 0,1 python -m tests.benchmarks.sampling
     python -m tests.benchmarks.sampling --parts 256 --rounds 2      # a part alone, shorter
     python -m tests.benchmarks.sampling --parts table               # all shapes, tokens and batches
+    python -m tests.benchmarks.sampling --parts --model runs/scenes   # what int8 costs a trained model
 
 Ours is `Sampler.draw` of text_to_image documents with random weights: the mask by the three integers, QK-norm, the
 grids' embeddings and noise by key, which the peers have not got. Equal on all sides: layers, width, heads, heads of keys
@@ -29,6 +30,8 @@ another Python that has it.
                            768, 64 codes, batch 1; the loop alone);  cache_growth_256 the same of 4 x 256
   sides, tried             of each comparison: who, tokens a second, first_s (until a first draw was done); of the trials
                            seconds a draw, null where it did not run
+  lost                     with `--model DIR`: nats a code of held-out pictures in float32 and with int8 matrices, and those
+                           of what is drawn with int8 matrices, cache or both, by the float32 model
   table                    tokens a second by shape, codes and batch of every side (part "table")
 
 The last line is JSON.
@@ -114,12 +117,41 @@ def take_turns(sides: list[Side], work: Work, rounds: int):
     print(f"  {side.name}, {work.tokens} codes, batch {work.batch}: {side.speed(work):,.0f} tokens/s", flush=True)
 
 
+def lost(folder: str, count: int) -> dict[str, dict[str, float]]:
+  """Of a run: nats a code of held-out pictures given their captions, in float32 and with int8 matrices; and nats that the
+  float32 model gives the pictures drawn for these captions, at temperature 1 with the same keys, with each in int8."""
+  import numpy as np
+  from unitok.config import Sampling
+  from unitok.evaluation.examples import load_examples
+  from unitok.evaluation.likelihood import document
+  from unitok.model import Model
+  model = Model.open(folder)
+  val = load_examples(model.config, "val", count).captioned()
+  kept = [(model.text.encode(text), codes) for text, codes in zip(val.prompts, model.image.encode(val.images))
+          if model.fits(text)]
+  documents = lambda codes: [document(model, "text_to_image", text, one) for (text, _), one in zip(kept, codes, strict=True)]
+  known, empty = documents([codes for _, codes in kept]), documents([np.full_like(codes, -1) for _, codes in kept])
+  nats = lambda sampler, some: float(-sampler.log_likelihood(some).sum() / sum(d.learned for d in some))
+  found = {}
+  for name, (matrices, cache) in {"float32": (False, False), "int8": (True, False), "int8 cache": (False, True),
+                                  "int8 both": (True, True)}.items():
+    sampler = model.sampler.in_int8(matrices, cache) if matrices or cache else model.sampler
+    drawn = [model.vocabulary.image_codes(ids).reshape(codes.shape)
+             for (_, codes), ids in zip(kept, sampler.draw(empty, Sampling(), 0), strict=True)]
+    found[name] = {"held_out": nats(sampler, known), "drawn": nats(model.sampler, documents(drawn)), "n": len(kept)}
+    print(f"{name}: {found[name]['held_out']:.4f} nats a code held out, {found[name]['drawn']:.4f} of what it draws, "
+          f"n {len(kept)}", flush=True)
+  return found
+
+
 def main(parts: tuple[Literal["256", "batch32", "768", "int8", "growth", "table"], ...] = PARTS[:-1], rounds: int = 7,
          peer: str = sys.executable, generates: tuple[str, ...] = GENERATES, loops: tuple[str, ...] = LOOPS,
          threads: tuple[Literal["1", "all"], ...] = ("1", "all"), shapes: tuple[Literal["256", "768"], ...] = ("256", "768"),
-         table_tokens: tuple[int, ...] = (64, 256), table_batches: tuple[int, ...] = (1, 8, 32)):
+         table_tokens: tuple[int, ...] = (64, 256), table_batches: tuple[int, ...] = (1, 8, 32), model: str = "",
+         examples: int = 64):
   """parts: these figures alone; rounds: turns of each side; peer: a Python with PyTorch and transformers; generates,
-  loops, threads: of the peers, these alone are tried; shapes, table_tokens, table_batches: of the table."""
+  loops, threads: of the peers, these alone are tried; shapes, table_tokens, table_batches: of the table; model: a run, on
+  so many examples of whose validation split int8 is measured."""
   allocator = under_settings()
   print(f"allocator: {allocator}; {len(os.sched_getaffinity(0))} cores", flush=True)
   result, tried, measured, chosen = {}, {}, {}, {}
@@ -193,6 +225,8 @@ def main(parts: tuple[Literal["256", "batch32", "768", "int8", "growth", "table"
     for name, speeds in table.items():
       print(f"| {name} | " + " | ".join(f"{speed:,.0f}" for speed in speeds) + " |", flush=True)
     result["table"] = table
+  if model:
+    result["lost"] = lost(model, examples)
   print(json.dumps({**result, "sides": measured, "tried": tried, "allocator": allocator,
                     "cores": len(os.sched_getaffinity(0))}))
 

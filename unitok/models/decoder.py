@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok.models import experts, modality_experts
-from unitok.models.attention import Mask, attend, largest, look, rotate, rotation
+from unitok.models.attention import Mask, attend, attend_int8, largest, look, rotate, rotation
 from unitok.models.experts import Experts, Tokens, fan_in, gated
+from unitok.models.int8 import quantized
 from unitok.models.precision import Precision, linear
 from unitok.models.rule import Rule, visible
 from unitok.models.scores import Scores
@@ -123,9 +124,12 @@ class Depth(nnx.Module):
 
 class Cache(NamedTuple):
   """Keys [b g d slots] and values [b g slots d] of each layer: so both products of a token's attention go along what lies
-  side by side, which is 1.4 times as fast on a CPU as with keys like the values."""
+  side by side, which is 1.4 times as fast on a CPU as with keys like the values. In int8 also the scale f32[b g slots] of
+  each."""
   keys: tuple[jax.Array, ...]
   values: tuple[jax.Array, ...]
+  key_scales: tuple[jax.Array, ...] | None = None
+  value_scales: tuple[jax.Array, ...] | None = None
 
 
 def apart(layers):
@@ -144,7 +148,7 @@ def some_columns(head, ids):
   return {"kernel": head["kernel"][:, ids]}
 
 
-def _written(slots, new, at, axis: int):
+def _written(slots, new, axis: int, at):
   """The slots along an axis of [b g …] with `new` at slots at .. at+n-1 of every row."""
   one = jax.lax.dynamic_update_slice_in_dim
   return one(slots, new, at, axis) if jnp.ndim(at) == 0 else jax.vmap(lambda *row: one(*row, axis - 1))(slots, new, at)
@@ -172,6 +176,7 @@ class Decoder(nnx.Module):
                        "take none")
     dtype = precision.activations
     self.options, self.dtype, self.further, self.image = options, dtype, further, image
+    self.cache_dtype = precision.cache or dtype
     self.scores = Scores(options.pb_relax, options.attention_softcap)
     # the input embedding has unit scale beside an untied head: tying them slowed these small models down
     self.embed = nnx.Embed(vocabulary_size, options.width, dtype=dtype, rngs=rngs,
@@ -281,8 +286,10 @@ class Decoder(nnx.Module):
 
   def empty_cache(self, rows: int, slots: int) -> Cache:
     o = self.options
-    zeros = lambda *sides: tuple(jnp.zeros((rows, o.kv_heads, *sides), self.dtype) for _ in range(o.layers))
-    return Cache(zeros(o.width // o.heads, slots), zeros(slots, o.width // o.heads))
+    zeros = lambda dtype, *sides: tuple(jnp.zeros((rows, o.kv_heads, *sides), dtype) for _ in range(o.layers))
+    scales = lambda: zeros(jnp.float32, slots) if self.cache_dtype == jnp.int8 else None
+    dim = o.width // o.heads
+    return Cache(zeros(self.cache_dtype, dim, slots), zeros(self.cache_dtype, slots, dim), scales(), scales())
 
   def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None, extra=None, layers=None):
     """n more tokens at slots at .. at+n-1 -> (hidden [b n w], cache).
@@ -296,14 +303,17 @@ class Decoder(nnx.Module):
     seen, turn = Mask(visible(rule, cache_rule) & written, bias), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
     tokens = self._tokens(ids, rule)
-    x, keys, values = self.enter(ids, positions, extra), [], []
+    x, kept = self.enter(ids, positions, extra), []
     for n, weights in enumerate(apart(stacked) if layers is None else layers):
       layer = nnx.merge(graph, weights)
       q, k, v = layer.project(x, turn, tokens)
-      keys.append(_written(cache.keys[n], k.swapaxes(2, 3), at, 3))
-      values.append(_written(cache.values[n], v, at, 2))
-      x, _ = layer.finish(x, attend(q, keys[-1], values[-1], seen, self.scores, True), tokens=tokens)
-    return self.norm(x), Cache(tuple(keys), tuple(values))
+      (k, *scale), (v, *scale_of_v) = map(quantized, (k, v)) if cache.key_scales else ((k,), (v,))
+      new, axes = (k.swapaxes(2, 3), v, *scale, *scale_of_v), (3, 2, 2, 2)
+      kept.append([_written(slots[n], *one, at) for slots, *one in zip(cache, new, axes)])
+      attended = (attend_int8(q, *kept[-1], *seen, self.scores) if cache.key_scales else
+                  attend(q, *kept[-1], seen, self.scores, True))
+      x, _ = layer.finish(x, attended, tokens=tokens)
+    return self.norm(x), Cache(*map(tuple, zip(*kept)))
 
 
 def check(options):

@@ -23,6 +23,7 @@ ONE_BY_ONE = 3     # rows that are faster each by itself: from 4 on reading the 
 class Precision(NamedTuple):
   activations: jnp.dtype
   products: jnp.dtype
+  cache: jnp.dtype | None = None      # of keys and values; None: as activations
 
 
 PRECISIONS = {"float32": Precision(jnp.dtype("float32"), jnp.dtype("float32")),

@@ -92,7 +92,8 @@ def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows
   start, width, sampling, some, bins, windows = shape
   model, guidance = language.model(weights.params), guidance_of(sampling)
   drawable = np.concatenate([np.arange(r.start, r.stop) for r in some or (range(language.vocabulary_size),)])
-  members, bins = jnp.asarray(np.asarray(blocks.members)[:, drawable]), bins and range(*(np.searchsorted(drawable, [bins.start, bins.stop])))
+  members = jnp.asarray(np.asarray(blocks.members)[:, drawable])
+  bins = bins and range(*np.searchsorted(drawable, [bins.start, bins.stop]))
   all_rows, columns = rows.ids.shape
   count = numbers.shape[0]
   repeats = all_rows // count
@@ -178,8 +179,8 @@ def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows
     logits = guidance(model.logits(flat(hidden), weights.head).reshape(all_rows, width, -1), done)
     allowed = members[block] | ((drawable == end[:, None]) & (end >= 0)[:, None]) | (block < 0)[:, None]
     draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
-    choice = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at), jnp.uint32(drawable))
-    choice = jnp.asarray(drawable, jnp.int32)[choice]
+    column = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at), jnp.uint32(drawable))
+    choice = jnp.asarray(drawable, jnp.int32)[column]
     here = (block >= 0) & (flat(take(s.alive, at, width)) > 0)
     others = None if s.extra is None else further(hidden, choice, here & (block == blocks.image), draw_keys, done)
     choice, here, end = in_rows(choice), in_rows(here), in_rows(end)

@@ -88,9 +88,9 @@ class Sampler:
     self._score, self._apart, self._columns = jax.jit(self._score_rows), jax.jit(apart), jax.jit(some_columns)
     self._eos = vocabulary.special("[eos]")
 
-  def in_int8(self) -> "Sampler":
-    """One of the same weights in int8; see `Language.in_int8`."""
-    return Sampler(*self.language.in_int8(self.params), self.vocabulary)
+  def in_int8(self, matrices: bool = True, cache: bool = False) -> "Sampler":
+    """One of the same weights, with these in int8; see `Language.in_int8`."""
+    return Sampler(*self.language.in_int8(self.params, matrices, cache), self.vocabulary)
 
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
            first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> list[np.ndarray]:
