@@ -393,6 +393,12 @@ def test_noise_is_of_the_id():
   assert np.array_equal(rules.noise(keys, ids), whole[:, ids]) and np.isfinite(whole).all()
 
 
+def test_first_largest():
+  x = np.random.default_rng(0).integers(0, 9, (64, 40)).astype(np.float32)
+  x[1], x[2, :-1], x[3] = -np.inf, -np.inf, 0
+  assert np.array_equal(rules.first_largest(x), x.argmax(-1))
+
+
 def test_other_weights(sampler):
   """A sampler that gets others draws with them, not with what it kept of the last."""
   documents, other = [to_draw("text_to_image", 1)], Sampler(sampler.language, sampler.params, V)

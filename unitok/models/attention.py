@@ -70,7 +70,7 @@ def attend_int8(q, k, v, k_scale, v_scale, mask, bias=None, score: Scores = PLAI
   ones count beside a few large ones.
   """
   def products(q):
-    rows, scale = quantized(q.astype(jnp.float32))
+    rows, scale = quantized(q)
     sums = jnp.einsum("bgqd,bgdk->bgqk", rows, k, preferred_element_type=jnp.int32)
     return sums.astype(jnp.float32) * scale[..., None] * k_scale[:, :, None]
 

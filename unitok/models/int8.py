@@ -14,7 +14,8 @@ LEVELS = 127
 
 
 def quantized(x):
-  """f32[… k] -> (int8[… k], scale f32[…]) with x ≈ int8 · scale; the largest of a row is ±127."""
+  """[… k] -> (int8[… k], scale f32[…]) with x ≈ int8 · scale; the largest of a row is ±127."""
+  x = x.astype(jnp.float32)
   scale = jnp.maximum(jnp.abs(x).max(-1), 1e-12) / LEVELS
   return jnp.round(x / scale[..., None]).astype(jnp.int8), scale
 
@@ -29,7 +30,7 @@ class Linear(nnx.Module):
     self.scale = nnx.Param(jnp.zeros(many, jnp.float32))
 
   def __call__(self, x):
-    rows, scale = quantized(x.reshape(-1, x.shape[-1]).astype(jnp.float32))
+    rows, scale = quantized(x.reshape(-1, x.shape[-1]))
     sums = jax.lax.dot_general(rows, self.kernel[...], (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
     out = sums.astype(jnp.float32) * scale[:, None] * self.scale[...]
     whole = out.shape[1] == math.prod(self.out)      # or some columns alone
@@ -44,6 +45,6 @@ def to_int8(like, params):
   if {"kernel", "scale"} <= like.keys() and like["kernel"].dtype == jnp.int8:
     stacked, kernel = like["kernel"].shape[:-2], params["kernel"]
     into = kernel.shape[len(stacked)]
-    values, scale = quantized(kernel.reshape(*stacked, into, -1).swapaxes(-1, -2).astype(jnp.float32))
+    values, scale = quantized(kernel.reshape(*stacked, into, -1).swapaxes(-1, -2))
     return {"kernel": values, "scale": scale}
   return {name: to_int8(one, params[name]) for name, one in like.items()}

@@ -70,12 +70,12 @@ class Sampler:
   """Draws with one set of weights. `language` is steps.Language, params its (averaged) weights.
 
   The first drawing makes copies of the layers' weights and of the columns of the head that it needs; they stay until
-  there are other params.
+  there are other params, or until `forget`.
   """
 
   def __init__(self, language, params, vocabulary: Vocabulary):
     self.language, self.params, self.vocabulary = language, params, vocabulary
-    self._of, self._layers, self._heads = None, None, {}
+    self.forget()
     self.blocks = [b.name for b in vocabulary.blocks]
     number = lambda name: self.blocks.index(name) if name in self.blocks else -1
     self.image = number("image")
@@ -87,6 +87,10 @@ class Sampler:
     self._begin, self._go_on = compiled(begin), compiled(go_on, donate_argnums=6)
     self._score, self._apart, self._columns = jax.jit(self._score_rows), jax.jit(apart), jax.jit(some_columns)
     self._eos = vocabulary.special("[eos]")
+
+  def forget(self):
+    """Frees the copies of weights."""
+    self._of, self._layers, self._heads = None, None, {}
 
   def in_int8(self, matrices: bool = True, cache: bool = False) -> "Sampler":
     """One of the same weights, with these in int8; see `Language.in_int8`."""
