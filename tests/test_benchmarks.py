@@ -11,7 +11,7 @@ import jax
 import pytest
 import tyro
 
-from tests.benchmarks import gpu_step, loss_memory, scaling, train_step
+from tests.benchmarks import gpu_step, loss_memory, sampling, sampling_side, scaling, train_step
 from tests.benchmarks import train_step_side as sides
 from tests.benchmarks.allocator import ROOT, missing, settings
 from tests.benchmarks.profiled import askers, operations, self_times, summary, told
@@ -189,7 +189,7 @@ def test_shapes_of_gpu_step():
   assert all(0.9 < shapes[name].matrices / size < 1.1 for name, size in sizes.items())
 
 
-@pytest.mark.parametrize("script", [train_step, scaling, gpu_step, loss_memory])
+@pytest.mark.parametrize("script", [train_step, sampling, scaling, gpu_step, loss_memory])
 def test_help(script, capsys):
   with pytest.raises(SystemExit) as stop:
     tyro.cli(script.main, args=["--help"])
@@ -248,3 +248,102 @@ def test_a_side_that_ends():
     train_step.Side(sys.executable, "ours", dataclasses.replace(TINY, layers=0))
   with pytest.raises(train_step.Failed, match="nowhere"):
     train_step.Side("/nowhere/python", "ours", TINY)
+
+
+# ---- drawing
+
+SMALL = sampling_side.Shape(layers=2, width=32, heads=4, kv_heads=2, hidden=48)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["ours", "ours int8"])
+def test_our_side_draws(side):
+  """The protocol: the weights, then draws as asked, of which the first is apart; the loop is a part of each."""
+  answers = []
+  lines = io.StringIO('{"tokens": 4, "batch": 2, "draws": 2}\n{"tokens": 4, "batch": 2, "draws": 1, "prompt": 40}\n')
+  given = {"side": side, "shape": dataclasses.asdict(SMALL), "dtype": "float32", "options": {}}
+  sampling_side.serve(json.dumps(given), lines, lambda answer: answers.append(json.loads(json.dumps(answer))))
+  first, two, behind = answers
+  assert first["versions"]["jax"] == jax.__version__ and first["parameters"] > 10_000
+  assert [len(one["seconds"]) for one in (two, behind)] == [2, 1] and two["first_s"] > max(two["seconds"])
+  assert all(0 < loop < whole for one in (two, behind) for loop, whole in zip(one["loops"], one["seconds"], strict=True))
+
+
+def test_a_prompt_is_as_long_as_it_says():
+  """The first code stands behind so many tokens; a full cache has 1,024 columns."""
+  ours, drawn = sampling_side.Ours(SMALL), []
+  ours.sampler.draw = lambda documents, *_: drawn.append(documents) or [range(64)] * len(documents)
+  for work in (sampling.ONE, sampling.FULL):
+    ours.draw(work)
+    first = int((drawn[-1][0].fills >= 0).argmax())
+    assert first + 1 == work.prompt and drawn[-1][0].fills[first] == work.prompt
+  assert -(-first // 16) * 16 + 64 == 1_024
+
+
+@pytest.mark.slow
+def test_peers_draw():
+  """Pictures of their own ids; the loop is the same through its cache as without, eager or by a mask of all slots."""
+  torch = pytest.importorskip("torch")
+  pytest.importorskip("transformers")
+  from tests.benchmarks import sampling_torch as peers
+  work = sampling_side.Work(9, 2)
+  ours = sampling_side.Ours(SMALL)
+  for name in ("emu3", "emu3 unbatched 1", "janus", "loop eager 1"):
+    peer = peers.Peer(SMALL, name)
+    assert abs(peer.parameters / ours.parameters - 1) < train_step.ALIKE
+    with torch.inference_mode():
+      ids = peer.network.draw(work)
+    assert ids.shape == (2, 9) and (ids < SMALL.vocabulary).all()
+    assert (ids >= peers.FIRST).all() or name.startswith("emu3 unbatched")
+  found = {}
+  for mode in ("eager", "mask"):
+    torch.manual_seed(0)
+    loop = peers.Loop(SMALL, "eager")
+    loop.mode = mode
+    with torch.inference_mode():
+      found[mode] = loop.draw(work)
+      ids, empty = torch.cat([peers.prompts(work), found[mode].repeat(2, 1)], 1), lambda: torch.zeros(4, 2, 25, 8)
+      whole = loop.logits(ids, torch.arange(25), torch.ones(25, 25, dtype=torch.bool).tril(),
+                          [(empty(), empty()) for _ in range(2)])
+      last = loop.logits(found[mode][:, -1:].repeat(2, 1), torch.tensor([24]), None, loop.caches[work])
+    torch.testing.assert_close(last, whole, atol=1e-4, rtol=1e-4)
+  assert torch.equal(found["eager"], found["mask"])
+
+
+def test_main_of_sampling(monkeypatch, capsys):
+  """All comparisons, with sides whose times are told: the fastest candidate counts, one that does not run does not."""
+  took = {"ours": 2.0, "ours int8": 1.0, "emu3 1": 12.0, "janus": 20.0, "loop eager 1": 7.0, "loop frozen": 6.0}
+
+  class Told(sampling.Side):
+    def __init__(self, python, side, shape):
+      self.name, self.kept = side, {}
+      if side not in took:
+        raise train_step.Failed("no compiler")
+      self.first = {"parameters": shape.width, "versions": {"python": python}}
+
+    def ask(self, what):
+      seconds = [took[self.name] * what["batch"] ** 0.5] * what["draws"]
+      return {"seconds": seconds, "loops": [what["prompt"] / 2 for _ in seconds], "first_s": 9.0}
+
+    def close(self):
+      pass
+
+  monkeypatch.setattr(sampling, "Side", Told)
+  monkeypatch.setattr(sampling, "under_settings", lambda: "A=1")
+  sampling.main(parts=sampling.PARTS, rounds=2, peer="other")
+  found = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert found["generate_ratio_256"] == found["generate_ratio_768"] == 6
+  assert found["loop_ratio_256"] == found["loop_ratio_768"] == found["loop_ratio_256_batch32"] == 3
+  assert found["loop_over_generate"] == 2 and found["loop_ratio_768_int8"] == 6
+  assert found["cache_growth"] == found["cache_growth_256"] == 60
+  assert found["tried"]["janus 1 256 x1"] is None and found["allocator"] == "A=1"
+  ours, generate, loop = found["sides"]["256 x1"]
+  assert (ours["side"], generate["side"], loop["side"]) == ("ours", "emu3 1", "loop frozen")
+  assert ours["tokens_per_s"] == 32 and loop["versions"] == {"python": "other"}
+  assert len(found["table"]) == 12 and found["table"]["768 256 x1"] == [128, 256, 256 / 12, 256 / 6]
+  took |= {"emu3 1": 8.0, "janus": 8.0}
+  sampling.main(parts=("256",), rounds=1)
+  assert "loop_ratio_* are void" in capsys.readouterr().out
+  took.clear()
+  with pytest.raises(SystemExit, match="no side runs there"):
+    sampling.main(parts=("256",))

@@ -16,6 +16,7 @@ from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes, control
 from unitok.objectives.glm import blanks
 from unitok.sampling import STRATEGIES, rules
+from unitok.sampling import sampler as engine
 from unitok.sampling.guidance import guide
 from unitok.sampling.sampler import Sampler
 from unitok.sequence import FOREVER, PADDING, Batch, build, visible
@@ -151,8 +152,10 @@ def mixed(count: int):
 
 @pytest.fixture
 def spy(sampler, monkeypatch):
-  """A new sampler, and the list of the logits f32[b v] that its loop draws from, filled as it runs."""
+  """A new sampler, and the list of the logits f32[b v] that its loop draws from, of the whole vocabulary, filled as it
+  runs."""
   seen, draw = [], rules.draw
+  monkeypatch.setattr(engine, "drawable", lambda rows, vocabulary: ())
 
   def watched(logits, allowed, keys, *how):
     jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits, ordered=True)
@@ -364,6 +367,47 @@ def test_guidance_scale_one_is_plain(sampler):
   plain, guided = sampler.draw(documents, Sampling(), 3), sampler.draw(documents, Sampling(guidance_scale=1.0), 3, nulls)
   assert all(np.array_equal(a, b) for a, b in zip(plain, guided))
   assert np.array_equal(guide(1.0, 2.0, 1.0), 1.0)
+
+
+@pytest.mark.parametrize("name, sampling", [
+    ("text_to_image", Sampling(temperature=4.0)),
+    ("image_to_text", Sampling(temperature=4.0, repetition_penalty=1.5, top_p=0.9)),
+    ("locate", GREEDY)])
+def test_only_what_may_come_is_computed(sampler, monkeypatch, name, sampling):
+  """A picture's codes, a text with its end, boxes: with the logits of these ids alone what all of them give."""
+  documents, columns, draw = [to_draw(name, seed) for seed in range(8)], [], rules.draw
+  few = Sampler(sampler.language, sampler.params, V)
+  monkeypatch.setattr(rules, "draw", lambda logits, *how: (columns.append(logits.shape[-1]), draw(logits, *how))[1])
+  found = few.draw(documents, sampling, 3)
+  assert set(columns) == {{"text_to_image": 30, "image_to_text": 21, "locate": 1024}[name]}
+  monkeypatch.setattr(engine, "drawable", lambda rows, vocabulary: ())
+  columns.clear()
+  assert all(np.array_equal(a, b) for a, b in zip(found, few.draw(documents, sampling, 3), strict=True))
+  assert set(columns) == {V.size} and len({ids.tobytes() for ids in found}) > 3
+
+
+def test_noise_is_of_the_id():
+  keys = jax.random.split(jax.random.key(3), 4)
+  whole = jax.vmap(lambda key: jax.random.gumbel(key, (99,)))(keys)
+  ids = np.array([2, 7, 98, 0], np.uint32)
+  assert np.array_equal(rules.noise(keys, ids), whole[:, ids]) and np.isfinite(whole).all()
+
+
+def test_first_largest():
+  x = np.random.default_rng(0).integers(0, 9, (64, 40)).astype(np.float32)
+  x[1], x[2, :-1], x[3] = -np.inf, -np.inf, 0
+  assert np.array_equal(rules.first_largest(x), x.argmax(-1))
+
+
+def test_other_weights(sampler):
+  """A sampler that gets others draws with them, not with what it kept of the last."""
+  documents, other = [to_draw("text_to_image", 1)], Sampler(sampler.language, sampler.params, V)
+  before = other.draw(documents, GREEDY, 0)
+  other.params = language(sharpness=-30.0)[1]
+  after = other.draw(documents, GREEDY, 0)
+  assert not np.array_equal(before, after)
+  other.params = sampler.params
+  assert np.array_equal(before, other.draw(documents, GREEDY, 0))
 
 
 def test_form_of_what_is_drawn(sampler):

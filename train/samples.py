@@ -36,6 +36,7 @@ def drawer(config: Config, workdir) -> Callable:
     model.sampler.params = params
     texts = [text for text in prompts(config) if model.fits(text)] or [""]
     pictures = model.generate(texts, seed=config.seed)
+    model.sampler.forget()      # training needs the memory
     path = picture_path(workdir, step)
     write_json(path.with_suffix(".json"), {"step": step, "seed": config.seed, "prompts": texts})
     strip = np.concatenate(list(pictures), 1)

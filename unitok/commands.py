@@ -386,7 +386,7 @@ def _open(o):
   from unitok.sampling import rules
   rules.check(_sampling(o, c.Sampling()))      # before seconds of loading
   from unitok.model import Model
-  model = Model.open(o.model)
+  model = Model.open(o.model, **{name: getattr(o, name, False) for name in ("int8", "int8_cache")})
   if tell := TELL.get():
     model = model.watching(lambda so_far: tell(so_far.first, so_far.share))
   return model, {"command": type(o).__name__.lower(), "model": o.model, "step": model.step}, start

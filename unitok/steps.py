@@ -1,4 +1,6 @@
 """The pure train and eval steps: scripts, benchmarks and notebooks call the same."""
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ from unitok.models.adversary import Adversary
 from unitok.models.autoencoder import Autoencoder, to_pm1, to_u8
 from unitok.models.decoder import Decoder
 from unitok.models.experts import balanced as balanced_experts
+from unitok.models.int8 import to_int8
 from unitok.models.precision import FLOAT32, Precision
 from unitok.models.ring_attention import balanced
 from unitok.models.rule import Rule, rule_of
@@ -166,6 +169,20 @@ class Language:
 
   def model(self, params) -> Decoder:
     return nnx.merge(self.graph, params)
+
+  def in_int8(self, params, matrices: bool = True, cache: bool = False) -> tuple["Language", Any]:
+    """The same with its matrices, and the rows that they multiply, in int8 (models/int8.py), for drawing and scoring, and
+    its params; or with its cache in int8, or both. ValueError for matrices where there are experts."""
+    o = self.options
+    if matrices and (o.experts > 1 or o.modality_experts != "none"):
+      raise ValueError("int8: this model has experts (decoder.experts or decoder.modality_experts), must have none; draw "
+                       "without int8")
+    given, byte = self.precision, jnp.dtype("int8")
+    precision = Precision(given.activations, byte if matrices else given.products, byte if cache else given.cache)
+    less = Language(dataclasses.replace(o, loss_chunk=0) if matrices else o, self.vocabulary_size, self.tasks, precision,
+                    self.further, self.image)
+    like = jax.eval_shape(less.init, jax.random.key(0))
+    return less, jax.jit(functools.partial(to_int8, like))(params) if matrices else params
 
   def loss(self, params, batch, key=None, total=None):
     """batch: sequence.Batch of [b l] -> (loss, Mean of nats by task). key: of the dropout, None drops nothing; total: the

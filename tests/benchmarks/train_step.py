@@ -75,12 +75,13 @@ class Failed(Exception):
 
 class Side:
   """A process of train_step_side. It waits, without using a core, while others have their turn."""
+  module = "tests.benchmarks.train_step_side"
 
   def __init__(self, python: str, side: str, shape: Shape, dtype: str = "float32", options: dict | None = None):
     self.name, self.shape, self.log = f"{side} {dtype}", shape, tempfile.TemporaryFile("w+")
     given = {"side": side, "shape": dataclasses.asdict(shape), "dtype": dtype, "options": options or {}}
     try:
-      self.process = subprocess.Popen([python, "-m", "tests.benchmarks.train_step_side", json.dumps(given)], text=True,
+      self.process = subprocess.Popen([python, "-m", self.module, json.dumps(given)], text=True,
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, cwd=ROOT,
                                       env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"})
     except OSError as error:
@@ -90,12 +91,15 @@ class Side:
 
   def turn(self, steps: int, products: int = 0) -> list[float]:
     """Seconds of so many steps; they are kept, and so are the rates of the products."""
-    self.process.stdin.write(json.dumps({"steps": steps, "products": products}) + "\n")
-    self.process.stdin.flush()
-    answer = self._answer()
+    answer = self.ask({"steps": steps, "products": products})
     self.seconds += answer["seconds"]
     self.rates += [answer["products"]] if products else []
     return answer["seconds"]
+
+  def ask(self, what: dict) -> dict:
+    self.process.stdin.write(json.dumps(what) + "\n")
+    self.process.stdin.flush()
+    return self._answer()
 
   def _answer(self) -> dict:
     line = self.process.stdout.readline()

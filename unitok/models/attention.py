@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from unitok.models.block_attention import SIZE, Blocks, attend_blocks, blocks_of, pad
 from unitok.models.fused_attention import Fused, attend_fused, fused_of
+from unitok.models.int8 import quantized
 from unitok.models.ring_attention import attend_ring
 from unitok.models.rule import Rule, visible
 from unitok.models.scores import PLAIN, Scores
@@ -38,14 +39,16 @@ ATTENTION = {"dense": lambda rule: Mask(visible(rule, rule)), "blocks": blocks_o
 """dense: the mask written out; blocks: XLA's loops over blocks; fused: a Pallas kernel (interpreted on a CPU)."""
 
 
-def attend(q, k, v, seen: Mask | Blocks | Fused | Rule, scores: Scores = PLAIN):
+def attend(q, k, v, seen: Mask | Blocks | Fused | Rule, scores: Scores = PLAIN, turned: bool = False):
   """Softmax attention in float32; a query that sees nothing gives zeros.
 
   q [b q h d], k and v [b g k d] with h a multiple of g (grouped queries, 2305.13245) -> [b q h d].
-  Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over.
+  Keys lie head by head, as a cache keeps them: the other way round a step of drawing turns the whole cache over. turned:
+  k is [b g d k], which a Mask alone takes.
   """
   if isinstance(seen, Mask):
-    return attend_dense(constrain(q, "queries"), constrain(k, "keys"), constrain(v, "keys"), *seen, score=scores)
+    q, k, v = constrain(q, "queries"), constrain(k, "keys"), constrain(v, "keys")
+    return attend_dense(q, k, v, *seen, score=scores, turned=turned)
   if isinstance(seen, Rule):
     ring, names = functools.partial(attend_ring, devices("sequence"), scores), ("ring queries", "ring keys", "ring keys")
     return over(ring, (q, k, v), names, seen, "hidden")
@@ -53,20 +56,49 @@ def attend(q, k, v, seen: Mask | Blocks | Fused | Rule, scores: Scores = PLAIN):
   return over(one, (q, k, v), ("queries", "keys", "keys"), seen)
 
 
-def attend_dense(q, k, v, mask, bias=None, score: Scores = PLAIN):
+def attend_dense(q, k, v, mask, bias=None, score: Scores = PLAIN, turned: bool = False):
   """By a mask bool[b q k], and a bias f32[b k] of each key's scores."""
+  form = "bgqd,bgdk->bgqk" if turned else "bgqd,bgkd->bgqk"
+  products = lambda q: jnp.einsum(form, q, k, preferred_element_type=jnp.float32)
+  return _attend(q, products, lambda w: jnp.einsum("bgqk,bgkd->bgqd", w.astype(v.dtype), v), k.shape[1], mask, bias, score)
+
+
+def attend_int8(q, k, v, k_scale, v_scale, mask, bias=None, score: Scores = PLAIN):
+  """As attend_dense of turned keys, of int8 k [b g d k] and v [b g k d] and the scale f32[b g k] of each key and value.
+
+  Queries are rounded to int8, too; weights to two of them, what the first leaves over the second, since many small
+  ones count beside a few large ones.
+  """
+  def products(q):
+    rows, scale = quantized(q)
+    sums = jnp.einsum("bgqd,bgdk->bgqk", rows, k, preferred_element_type=jnp.int32)
+    return sums.astype(jnp.float32) * scale[..., None] * k_scale[:, :, None]
+
+  def of_values(weights):
+    weights = weights * v_scale[:, :, None]
+    first, scale = quantized(weights)
+    second, less = quantized(weights - first * scale[..., None])
+    sums = jnp.einsum("bgqk,bgkd->bgqd", jnp.concatenate([first, second], 2), v, preferred_element_type=jnp.int32)
+    sums = sums.astype(jnp.float32) * jnp.concatenate([scale, less], 2)[..., None]
+    return sum(jnp.split(sums, 2, 2)).astype(q.dtype)
+
+  return _attend(q, products, of_values, k.shape[1], mask, bias, score)
+
+
+def _attend(q, products, of_values, groups: int, mask, bias, score: Scores):
+  """products: [b g rows d] -> f32[b g rows k] with the keys; of_values: f32[b g rows k] -> [b g rows d]."""
   b, n, h, d = q.shape
-  groups, each = k.shape[1], h // k.shape[1]
+  each = h // groups
   q = q.reshape(b, n, groups, each, d).transpose(0, 2, 3, 1, 4).reshape(b, groups, each * n, d)
   q = q if score.relax == 1 else q / score.relax
-  scores = score(jnp.einsum("bgqd,bgkd->bgqk", q, k, preferred_element_type=jnp.float32) * d**-0.5)
+  scores = score(products(q) * d**-0.5)
   shift = 0.0 if bias is None else bias[:, None]
   scores = scores.reshape(b, groups, each, n, -1) + jnp.where(mask, shift, -1e30)[:, None, None]
   weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
   # divided after the product: fewer passes over [q k]
   share = mask.any(-1)[:, None, None] / weights.sum(-1)
-  out = jnp.einsum("bgqk,bgkd->bgqd", weights.reshape(b, groups, each * n, -1).astype(v.dtype), v)
-  out = out.reshape(b, groups, each, n, d) * share[..., None].astype(v.dtype)
+  out = of_values(weights.reshape(b, groups, each * n, -1))
+  out = out.reshape(b, groups, each, n, d) * share[..., None].astype(out.dtype)
   return out.transpose(0, 3, 1, 2, 4).reshape(b, n, h, d)
 
 

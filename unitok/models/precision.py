@@ -13,14 +13,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from unitok.models import int8
 from unitok.sharding import devices
 
-FEW = 64   # rows of a product below which bfloat16 is slower than float32 on a CPU
+FEW = 64           # rows of a product below which bfloat16 is slower than float32 on a CPU
+ONE_BY_ONE = 3     # rows that are faster each by itself: from 4 on reading the matrix again costs more
 
 
 class Precision(NamedTuple):
   activations: jnp.dtype
   products: jnp.dtype
+  cache: jnp.dtype | None = None      # of keys and values; None: as activations
 
 
 PRECISIONS = {"float32": Precision(jnp.dtype("float32"), jnp.dtype("float32")),
@@ -46,27 +49,36 @@ def _matrix_units() -> bool:
 
 def linear(into: int, out: int | tuple[int, ...], precision: Precision, rngs: nnx.Rngs, bias: bool = False, **options):
   """nnx.Linear in that precision; with several sides out, whose kernel [into *out] a mesh may split by any of them,
-  nnx.LinearGeneral."""
+  nnx.LinearGeneral; int8.Linear where products are of int8 (no bias)."""
+  if precision.products == jnp.int8:
+    return int8.Linear(into, out, precision.activations)
   mixed = precision.activations != precision.products
-  if isinstance(out, int):
-    return nnx.Linear(into, out, use_bias=bias, dtype=precision.activations, rngs=rngs,
-                      **options, **({"dot_general": _dot_general} if mixed else {}))
-  return nnx.LinearGeneral(into, out, use_bias=bias, dtype=precision.activations, rngs=rngs,
-                           dot_general=_dot_general if mixed else _flat, **options)
+  several = nnx.Linear if isinstance(out, int) else nnx.LinearGeneral
+  return several(into, out, use_bias=bias, dtype=precision.activations, rngs=rngs,
+                 dot_general=_dot_general if mixed else _flat, **options)
 
 
 def _flat(x, w, dimensions, precision=None, **_):
   """x [… k] times w [k …], as one with [k n] where no mesh splits that: a sixth faster on a CPU."""
   if devices("tensor") > 1:
     return jax.lax.dot_general(x, w, dimensions, precision)
-  return jax.lax.dot_general(x, w.reshape(len(w), -1), dimensions, precision).reshape(*x.shape[:-1], *w.shape[1:])
+  rows, columns = x.reshape(-1, x.shape[-1]), w.reshape(len(w), -1)
+  return one_by_one(rows, columns).reshape(*x.shape[:-1], *w.shape[1:])
+
+
+def one_by_one(x, w):
+  """x [n k] times w [k m]. On a CPU up to ONE_BY_ONE rows each by itself: XLA's product of a row and a matrix reads that
+  2 to 3 times as fast as its product of two rows and a matrix."""
+  if len(x) > ONE_BY_ONE or jax.default_backend() != "cpu":
+    return x @ w
+  return jnp.stack([row @ w for row in x])
 
 
 def _dot_general(x, w, dimensions, precision=None, **_):
   """x [… k] times w [k …]: what nnx.Linear asks of lax.dot_general."""
   del dimensions, precision
   rows, columns = x.reshape(-1, x.shape[-1]), w.reshape(len(w), -1)
-  return (product(rows, columns) if len(rows) >= FEW else rows @ columns).reshape(*x.shape[:-1], *w.shape[1:])
+  return (product(rows, columns) if len(rows) >= FEW else one_by_one(rows, columns)).reshape(*x.shape[:-1], *w.shape[1:])
 
 
 @jax.custom_vjp

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unitok.config import Sampling
 from unitok.models.rule import Rule
@@ -30,9 +31,17 @@ class Shape(NamedTuple):
   prefix: int             # columns before those of the first pass
   width: int              # columns of a pass
   sampling: Sampling
+  ids: tuple[range, ...]  # what can be drawn, see `drawable`; () is the whole vocabulary
   bins: range | None      # the ids of boxes, where `rules.gathered` is needed for them
   windows: bool           # of the strategy; then the last `width` columns of the rows are spare
   chooses: bool           # of the strategy; then there are the columns of one pass
+
+
+class Weights(NamedTuple):
+  """Of one model, as a loop over tokens wants them."""
+  params: Any
+  layers: tuple           # as decoder.apart has them
+  head: Any               # the columns of Shape.ids, None with the whole vocabulary
 
 
 class State(NamedTuple):
@@ -65,27 +74,30 @@ def put(x, new, at):
   return one(x, new, jnp.tile(at, x.shape[0] // at.shape[0]))
 
 
-def begin(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, most) -> State:
+def begin(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most) -> State:
   """The pass over the prefix, which draws too. most: columns of a window that are kept, at most."""
-  return _passes(language, blocks, shape, params, rows, numbers, seed, most)[0]()
+  return _passes(language, blocks, shape, weights, rows, numbers, seed, most)[0]()
 
 
-def go_on(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, most, state: State,
+def go_on(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most, state: State,
           passes) -> tuple[State, jax.Array]:
   """After so many passes or as many as are left; bool[]: are there more?"""
-  _, one, unfinished = _passes(language, blocks, shape, params, rows, numbers, seed, most)
+  _, one, unfinished = _passes(language, blocks, shape, weights, rows, numbers, seed, most)
   left = lambda counted: (counted[1] < passes) & unfinished(counted[0])
   state, _ = jax.lax.while_loop(left, lambda counted: (one(counted[0]), counted[1] + 1), (state, jnp.int32(0)))
   return state, unfinished(state)
 
 
-def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers, seed, most):
+def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most):
   """(() -> State behind the first pass, State -> State behind the next, State -> bool[] is there one?).
 
   Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
   """
-  start, width, sampling, bins, windows, chooses = shape
-  model, guidance = language.model(params), guidance_of(sampling)
+  start, width, sampling, some, bins, windows, chooses = shape
+  model, guidance = language.model(weights.params), guidance_of(sampling)
+  drawable = np.concatenate([np.arange(r.start, r.stop) for r in some or (range(language.vocabulary_size),)])
+  members = jnp.asarray(np.asarray(blocks.members)[:, drawable])
+  bins = bins and range(*np.searchsorted(drawable, [bins.start, bins.stop]))
   all_rows, columns = rows.ids.shape
   count = numbers.shape[0]
   repeats = all_rows // count
@@ -101,7 +113,7 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
       rule = regrouped(rule, rows.blocks >= 0, every(s.turns), every(s.passes))
     slots = at if jnp.ndim(at) == 0 else every(at)
     return model.extend(take(s.ids, at, n), positions, take(rule, at, n), cache, rule, slots, bias(s.ids),
-                        take(s.extra, at, n))
+                        take(s.extra, at, n), weights.layers)
 
   def bias(ids):
     """f32[b n] that text gets in a document whose picture is drawn (CogView2, 2204.14217), or None."""
@@ -157,17 +169,18 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
       codes = jnp.column_stack([codes, choice + ids.start])
     return jnp.where(here[:, None], codes[:, 1:], -1).reshape(count, width, -1)
 
-  def seen_by(s: State, at, size: int):
-    """bool[count*width v]: the ids that were drawn in the document before what each column draws."""
+  def seen_by(s: State, at):
+    """bool[count*width k]: which of the drawable ids were drawn in the document before what each column draws."""
     if sampling.repetition_penalty == 1:
       return None
+    size = language.vocabulary_size
     asked = rows.asked[:count] & (s.alive > 0)
     before = (s.turns >= 0 if chooses else asked & (place < at[..., None])).astype(jnp.int32)
     before = jnp.zeros((count, size), jnp.int32).at[jnp.arange(count)[:, None], s.ids[:count]].max(before)
     if chooses:
-      return jnp.repeat(before > 0, width, 0)
-    window = take(asked, at, width)[..., None] & (take(s.ids[:count], at, width)[..., None] == jnp.arange(size))
-    return flat(jnp.cumsum(window, 1) + before[:, None] > 0)
+      return jnp.repeat(before[:, drawable] > 0, width, 0)
+    window = take(asked, at, width)[..., None] & (take(s.ids[:count], at, width)[..., None] == drawable)
+    return flat(jnp.cumsum(window, 1) + before[:, None, drawable] > 0)
 
   def draw(s: State, hidden) -> State:
     """With what the columns from `at` on ask for, given their last layer's output [b width w]."""
@@ -178,17 +191,17 @@ def _passes(language, blocks: Blocks, shape: Shape, params, rows: Rows, numbers,
     done = before / jnp.maximum(total, 1)
     if chooses:       # new noise each pass
       number = flat(in_rows(number) + total * s.passes[:, None])
-    logits = guidance(model.logits(flat(hidden)).reshape(all_rows, width, -1), done)
-    allowed = blocks.members[block] | ((jnp.arange(logits.shape[-1]) == end[:, None]) & (end >= 0)[:, None])
-    allowed = allowed | (block < 0)[:, None]
+    logits = guidance(model.logits(flat(hidden), weights.head).reshape(all_rows, width, -1), done)
+    allowed = members[block] | ((drawable == end[:, None]) & (end >= 0)[:, None]) | (block < 0)[:, None]
     draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
-    choice = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at, logits.shape[-1]))
+    column = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at), jnp.uint32(drawable))
+    choice = jnp.asarray(drawable, jnp.int32)[column]
     here = (block >= 0) & (flat(take(s.alive, at, width)) > 0)
     if chooses:
       here &= flat(take(s.turns, at, width)) < 0
     others = None if s.extra is None else further(hidden, choice, here & (block == blocks.image), draw_keys, done)
     if chooses:
-      here = flat(stays(s, jnp.where(allowed, flat(logits), -jnp.inf), choice, in_rows(here), draw_keys))
+      here = flat(stays(s, jnp.where(allowed, flat(logits), -jnp.inf), column, in_rows(here), draw_keys))
     choice, here, end = in_rows(choice), in_rows(here), in_rows(end)
     first, rest = (take(x[:count], at, width) for x in (rows.fills, rows.left))
     ends, kept, next_at = here & (choice == end), here, at + width

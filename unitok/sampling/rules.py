@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 
 from unitok.config import Sampling
 from unitok.objectives.parallel import SCHEDULES as SIZES
@@ -85,11 +86,20 @@ def gathered(logits, bins: range, spread: float = 16.0):
   return logits.at[:, bins.start:bins.stop].set(together)
 
 
-def draw(logits, allowed, keys, sampling: Sampling, bins: range | None = None, seen=None):
-  """i32[b]: one allowed id a row of logits f32[b v], allowed bool[b v], keys one a row. bins: ids that the likeliest is
-  found among as `gathered` says; seen: for Repetition.
+def noise(keys, ids):
+  """Gumbel f32[b k] of each of ids u32[k] by each key: what `jax.random.gumbel(key, [v])` has at these ids, whatever v
+  is, so that logits of some of the vocabulary are drawn from as all of them are."""
+  counts = jnp.concatenate([jnp.zeros_like(ids), ids])
+  high, low = jnp.split(jax.vmap(lambda key: threefry_2x32(jax.random.key_data(key), counts))(keys), 2, -1)
+  uniform = jax.lax.bitcast_convert_type((high ^ low) >> 9 | jnp.float32(1).view(jnp.uint32), jnp.float32) - 1
+  return -jnp.log(-jnp.log(jnp.maximum(uniform, jnp.finfo(jnp.float32).tiny)))
 
-  The largest of logits and Gumbel noise, which depends on the key alone: near logits give near the same ids.
+
+def draw(logits, allowed, keys, sampling: Sampling, bins: range | None = None, seen=None, ids=None):
+  """i32[b]: the column of one allowed id a row of logits f32[b k], allowed bool[b k], keys one a row. bins: columns that
+  the likeliest is found among as `gathered` says; seen: for Repetition; ids u32[k]: of the columns, None for 0 .. k-1.
+
+  The largest of logits and Gumbel noise, which depends on key and id alone: near logits give near the same ids.
   """
   if sampling.temperature == 0 and bins:
     logits = gathered(logits, bins)
@@ -97,8 +107,16 @@ def draw(logits, allowed, keys, sampling: Sampling, bins: range | None = None, s
   for rule in rules_of(sampling):
     logits = rule(logits, seen)
   if sampling.temperature > 0:
-    logits = logits + jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-  return jnp.argmax(logits, -1).astype(jnp.int32)
+    logits = logits + noise(keys, jnp.arange(logits.shape[-1], dtype=jnp.uint32) if ids is None else ids)
+  return first_largest(logits)
+
+
+def first_largest(x):
+  """i32[b]: the column of the largest of each row of f32[b k], the first of equal ones: argmax as two plain reductions of
+  what is written out, since what is fused into argmax's own runs number by number on a CPU (1 ms of 32 rows of 1,024)."""
+  x = jax.lax.optimization_barrier(x)
+  here = jnp.where(x == x.max(-1, keepdims=True), jnp.arange(x.shape[-1]), x.shape[-1] - 1)
+  return here.min(-1).astype(jnp.int32)
 
 
 def check(sampling: Sampling):

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from unitok.config import Sampling
+from unitok.models.decoder import apart, some_columns
 from unitok.sampling import STRATEGIES, rules
 from unitok.sampling.guidance import guidance_of
 from unitok.sampling.maskgit import at_once, known_behind
-from unitok.sampling.program import Blocks, Shape, State, begin, go_on
+from unitok.sampling.program import Blocks, Shape, State, Weights, begin, go_on
 from unitok.sampling.rows import NEIGHBOURS, Rows, lay_out
 from unitok.sampling.strategy import Placed, Strategy, first_drawn, in_groups
 from unitok.sequence import PADDING, Sequence
@@ -67,11 +68,26 @@ def strategy_of(sampling: Sampling, documents: list[Sequence]) -> Strategy:
   return strategy
 
 
+def drawable(rows: Rows, vocabulary: Vocabulary) -> tuple[range, ...]:
+  """The ids that can be drawn in these rows, in their order, where all draws are from one block; else ()."""
+  blocks, ends = (set(np.unique(x[rows.blocks >= 0]).tolist()) for x in (rows.blocks, rows.ends))
+  if len(blocks) > 1:
+    return ()
+  block = vocabulary.blocks[blocks.pop()].ranges
+  single = [range(end, end + 1) for end in ends if end >= 0 and not any(end in r for r in block)]
+  return tuple(sorted((*block, *single), key=lambda r: r.start))
+
+
 class Sampler:
-  """Draws with one set of weights. `language` is steps.Language, params its (averaged) weights."""
+  """Draws with one set of weights. `language` is steps.Language, params its (averaged) weights.
+
+  The first drawing makes copies of the layers' weights and of the columns of the head that it needs; they stay until
+  there are other params, or until `forget`.
+  """
 
   def __init__(self, language, params, vocabulary: Vocabulary):
     self.language, self.params, self.vocabulary = language, params, vocabulary
+    self.forget()
     self.blocks = [b.name for b in vocabulary.blocks]
     number = lambda name: self.blocks.index(name) if name in self.blocks else -1
     self.image = number("image")
@@ -81,8 +97,16 @@ class Sampler:
     blocks = Blocks(self.members, number("text"), self.image)
     compiled = lambda function, **options: jax.jit(functools.partial(function, language, blocks), static_argnums=0, **options)
     self._begin, self._go_on = compiled(begin), compiled(go_on, donate_argnums=6)
-    self._score = jax.jit(self._score_rows)
+    self._score, self._apart, self._columns = jax.jit(self._score_rows), jax.jit(apart), jax.jit(some_columns)
     self._eos = vocabulary.special("[eos]")
+
+  def forget(self):
+    """Frees the copies of weights."""
+    self._of, self._layers, self._heads = None, None, {}
+
+  def in_int8(self, matrices: bool = True, cache: bool = False) -> "Sampler":
+    """One of the same weights, with these in int8; see `Language.in_int8`."""
+    return Sampler(*self.language.in_int8(self.params, matrices, cache), self.vocabulary)
 
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
            first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> list[np.ndarray]:
@@ -129,15 +153,23 @@ class Sampler:
       rows = rows._replace(known=np.stack([known_behind(d, sampling, width) for d in every]))
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
     boxes = self.bins and sampling.temperature == 0 and (rows.blocks == self.blocks.index("location")).any()
-    shape = Shape(prefix, width, dataclasses.replace(sampling, **LAID_OUT), self.bins if boxes else None, window > 1,
+    ids = drawable(rows, self.vocabulary)
+    shape = Shape(prefix, width, dataclasses.replace(sampling, **LAID_OUT), ids, self.bins if boxes else None, window > 1,
                   strategy.chooses)
-    given = shape, self.params, rows, numbers, jnp.uint32(seed), jnp.int32(strategy.most)
+    given = shape, self._weights(ids), rows, numbers, jnp.uint32(seed), jnp.int32(strategy.most)
     state, left = self._begin(*given), True
     while left:
       if watch:
         watch.call(self._drawn(rows, state, count))
       state, left = self._go_on(*given, state, jnp.int32(watch.every if watch else rows.ids.shape[1]))
     return self._drawn(rows, state, count)
+
+  def _weights(self, ids: tuple[range, ...]) -> Weights:
+    if self._of is not self.params:
+      self._of, self._layers, self._heads = self.params, self._apart(self.params["layers"]), {(): None}
+    if ids not in self._heads:
+      self._heads[ids] = self._columns(self.params["head"], np.concatenate([np.arange(r.start, r.stop) for r in ids]))
+    return Weights(self.params, self._layers, self._heads[ids])
 
   def _drawn(self, rows: Rows, state: State, count: int) -> Drawn:
     """What the first `count` rows have so far."""
