@@ -303,7 +303,6 @@ def test_validate(capsys, files, tmp_path):
     (["generate", "--model", "RUN", "a", "--strategy", "maskgit", "--passes", "4"], "parallel: this model was not trained"),
     (["generate", "--model", "RUN", "a", "--strategy", "rows", "--row-window", "-1"], "sampling.row_window: -1 must be >= 0"),
     (["generate", "--model", "RUN", "a", "--row-window", "2"], "sampling.row_window: 2 must be 0 for sequential"),
-    (["infill", "--model", "RUN", "ONE", "--mask", "4,4,4,4", "--passes", "2"], "--passes 2: goes with --strategy groups or"),
     (["generate", "--model", "RUN", "a", "--image-guidance-scale", "2"], "--image-guidance-scale"),
     (["generate", "--model", "RUN", "a", "--temprature", "1"], "--temprature, 1; did you mean --temperature?"),
     (["generate", "--model", "RUN", "a", "--seed", "x"], "--seed: invalid literal"),

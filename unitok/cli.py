@@ -132,7 +132,7 @@ class Filling(Drawing):
   image_guidance_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=RUNS)] = None
   """How much a hole keeps to the picture around it, apart from the prompt; 1 is plain sampling."""
   passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
-  """Of --strategy groups or maskgit: fill in so many passes (a model trained on the objective parallel)."""
+  """Fill in so many passes, by groups or, as maskgit, by how sure the model is (one trained on the objective parallel)."""
   row_window: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
   """Places of the row above, from the one above on, that rows waits for; 0: half of the hole's width."""
   text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None

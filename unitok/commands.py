@@ -129,8 +129,6 @@ def infill(o) -> Said:
   masks = np.stack([_mask(o.mask, file, config.data) for file in o.pictures])
   model, data, start = _open(o)
   sampling = _sampling(o, model.config.sampling)
-  if o.passes and not sampling.strategy:
-    raise ValueError(f"--passes {o.passes}: goes with --strategy groups or maskgit here; give one of them")
   filled = model.infill(images, masks, [o.prompt] * len(images), sampling, o.seed, o.keep_original, o.batch_size)
   files = [save(path, image) for path, image in zip(_names(o.out, o.pictures, "filled"), filled)]
   masked = np.where(masks[..., None], np.uint8(128), images)

@@ -330,7 +330,7 @@ class Model:
     grid = (window, window) if window else tuple(max(side // 2 * 2, 2) for side in self.image.grid)
     passes = sampling.passes or min(PASSES, grid[0] * grid[1])
     strategy = sampling.strategy if _in_groups(sampling) else "groups"
-    few = dataclasses.replace(sampling, strategy=strategy, window=0, passes=passes)
+    few = dataclasses.replace(sampling, strategy=strategy, window=0, row_window=0, passes=passes)
     texts, coarse = self._prompts(prompts, len(images)), self.image.encode(images)
     fine = np.full_like(coarse, -1).repeat(2, 1).repeat(2, 2)
     made = lambda filled, first: self._seen(filled)
