@@ -16,7 +16,8 @@ CAPTION = np.array([1, 2], np.int32)
 PICTURE = np.array([[5, 6], [7, 8]], np.int32)
 BOXES = [np.array([0, 16, 32, 48], np.int32), np.array([512, 600, 700, 1023], np.int32)]
 CODES = Codes((CAPTION,), PICTURE, objects=((np.array([3, 4], np.int32), BOXES[0]), (np.array([5], np.int32), BOXES[1])),
-              questions=((np.array([6, 7], np.int32), np.array([8], np.int32)),), pieces=(CAPTION, PICTURE))
+              questions=((np.array([6, 7], np.int32), np.array([8], np.int32)),), pieces=(CAPTION, PICTURE),
+              coarse=PICTURE[:1, :1])
 LOCATION, SIZE = 84, 84 + 1024
 ROW = V.special("[row]")
 
