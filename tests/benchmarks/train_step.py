@@ -33,15 +33,15 @@ that has it.
   tried                    the trials: seconds of the fastest step, null where it did not run
   remat, unroll            ours', as given;  allocator, cores: of all sides
 
-Two cores that make 170 GFLOP/s of a float32 product 2,048 wide, jax 0.10: at 256 ours had 3,347 tokens/s and the GPT under
-torch.compile 4,232, a ratio of 0.79. There unroll=4 is 1.04 to 1.1 times as fast, jax 0.12 1.1 times, with both 1.2 times
-(medians of 8 steps); dense attention or blocks, and the watch, make no difference. loss_memory_ratio was 0.19.
-A ratio of 1.5 is beyond such a machine: products of 4,096 rows run at 160 to 187 GFLOP/s there (torch's at 115 to 160), so a
-step's 98 GFLOP take 0.55 s with nothing else, and the peer's whole step 0.97. Of the cores' time 56 % goes to products, 20 %
-to elementwise loops, 9 % to malloc and memmove; 15 % they wait. Blocks of attention run at 40 to 50 GFLOP/s. Tried in turn
-with the default: layers in a Python loop, SwiGLU's gradient computed again, remat dots, wider vectors, other fusion emitters,
-no YNN: within the noise or slower; four rows' blocks at once with turned weights: 0.8 times as fast; blocks of 256: 1.1 times
-here, but 0.57 on rows of eight documents of 96 tokens.
+Two cores that make 170 GFLOP/s of a float32 product 2,048 wide, jax 0.10: at 256 ours had 3,347 tokens/s and the GPT
+under torch.compile 4,232, a ratio of 0.79. There unroll=4 is 1.04 to 1.1 times as fast, jax 0.12 1.1 times, with both
+1.2 times (medians of 8 steps); dense attention or blocks, and the watch, make no difference. loss_memory_ratio was
+0.19. A ratio of 1.5 is beyond such a machine: products of 4,096 rows run at 160 to 187 GFLOP/s there (torch's at 115 to
+160), so a step's 98 GFLOP take 0.55 s with nothing else, and the peer's whole step 0.97. Of the cores' time 56 % goes
+to products, 20 % to elementwise loops, 9 % to malloc and memmove; 15 % they wait. Blocks of attention run at 40 to 50
+GFLOP/s. Tried in turn with the default: layers in a Python loop, SwiGLU's gradient computed again, remat dots, wider
+vectors, other fusion emitters, no YNN: within the noise or slower; four rows' blocks at once with turned weights: 0.8
+times as fast; blocks of 256: 1.1 times here, but 0.57 on rows of eight documents of 96 tokens.
 
 The last line is JSON.
 """
