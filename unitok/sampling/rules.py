@@ -38,8 +38,9 @@ class TopK:
   k: int
 
   def __call__(self, logits, seen=None):
-    least = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))[0][..., -1:]
-    return jnp.where(logits < least, -jnp.inf, logits)
+    # by number: a comparison with the k-th may meet logits that a compiler made a second time and rounded otherwise
+    largest, ids = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
+    return jnp.put_along_axis(jnp.full_like(logits, -jnp.inf), ids, largest, -1, inplace=False)
 
 
 @dataclass(frozen=True)
