@@ -10,6 +10,9 @@ import jax
 PRODUCT = re.compile(r"\b(dot|convolution|dot_general)\b|gemm|matmul|cublas|nvjet|cutlass|__triton", re.IGNORECASE)
 """In an operation's opcode, call target or root's path: a matrix product, alone or with what is fused to it."""
 
+HOW = "models/precision.py"
+"""How products are made, whoever asks for them."""
+
 
 def self_times(spans: list[tuple[float, float, str]]) -> dict[str, float]:
   """name -> time of (start, length, name) without what lies inside of it, as a loop's body does; same units."""
@@ -47,8 +50,8 @@ def operations(run: Callable[[], None]) -> dict[str, float]:
 
 
 def askers(text: str, package: str = "unitok") -> dict[str, str]:
-  """Operation -> "file function" of the innermost frame within the package, "other" without one; "products: …" for
-  matrix products. text: a compiled program's as_text()."""
+  """Operation -> "file function" of the innermost frame within the package (but for HOW), "other" without one;
+  "products: …" for matrix products. text: a compiled program's as_text()."""
   table = lambda name: re.search(rf"^{name}\n((?:\d+ .*\n)+)", text, re.MULTILINE)
   rows = lambda name: dict(re.findall(r"^(\d+) (.*)$", table(name).group(1), re.MULTILINE)) if table(name) else {}
   files, functions, places, frames = map(rows, ("FileNames", "FunctionNames", "FileLocations", "StackFrames"))
@@ -62,7 +65,7 @@ def askers(text: str, package: str = "unitok") -> dict[str, str]:
         break
       place = places.get(number(frames[frame], "file_location_id"), "")
       file = files.get(number(place, "file_name_id"), "").strip('"')
-      if f"/{package}/" in file:
+      if f"/{package}/" in file and not file.endswith(HOW):
         function = functions.get(number(place, "function_name_id"), "").strip('"')
         return f"{Path(file).stem} {function.split('.<locals>')[0]}"
       frame = str(int(number(frames[frame], "parent_frame_id")) - ahead)
