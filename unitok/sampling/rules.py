@@ -49,10 +49,10 @@ class TopP:
   p: float
 
   def __call__(self, logits, seen=None):
-    ranked = jnp.sort(logits, -1)[..., ::-1]
+    ranked, ids = jax.lax.top_k(logits, logits.shape[-1])
     before = jnp.cumsum(jax.nn.softmax(ranked, -1), -1) - jax.nn.softmax(ranked, -1)
-    least = jnp.where(before < self.p, ranked, jnp.inf).min(-1, keepdims=True)
-    return jnp.where(logits < least, -jnp.inf, logits)
+    kept = jnp.where(before < self.p, ranked, -jnp.inf)   # by number, as in TopK
+    return jnp.put_along_axis(jnp.full_like(logits, -jnp.inf), ids, kept, -1, inplace=False)
 
 
 @dataclass(frozen=True)
