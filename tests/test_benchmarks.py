@@ -11,13 +11,13 @@ import jax
 import pytest
 import tyro
 
-from tests.benchmarks import gpu_step, loss_memory, sampling, sampling_side, scaling, train_step
+from tests.benchmarks import gpu_step, gpu_tokenizer, loss_memory, sampling, sampling_side, scaling, train_step
 from tests.benchmarks import train_step_side as sides
 from tests.benchmarks.allocator import ROOT, missing, settings
 from tests.benchmarks.profiled import askers, operations, self_times, summary, told
 from tests.benchmarks.train_step_side import SHAPES, Ours, Shape, model_of, rows_of
 from unitok import config as c
-from unitok.plan import flops
+from unitok.plan import flops, stages
 from unitok.steps import decoder_state, decoder_step
 
 TINY = Shape(layers=2, width=32, heads=4, kv_heads=2, hidden=48, vocabulary=128, length=16, batch=2)
@@ -167,8 +167,9 @@ def test_profile():
   assert askers('%dot.1 = f32[2]{0} dot(%a), metadata={op_name="jit(f)/dot_general"}') == {"dot.1": "products: other"}
 
 
-def test_gpu_step_is_for_accelerators():
-  run = subprocess.run([sys.executable, "-m", "tests.benchmarks.gpu_step"], cwd=ROOT, capture_output=True, text=True,
+@pytest.mark.parametrize("script", ["gpu_step", "gpu_tokenizer"])
+def test_for_accelerators_alone(script):
+  run = subprocess.run([sys.executable, "-m", f"tests.benchmarks.{script}"], cwd=ROOT, capture_output=True, text=True,
                        env={**os.environ, "JAX_PLATFORMS": "cpu"})
   assert run.returncode == 1 and run.stderr.count("\n") == 1 and "this wants an accelerator" in run.stderr
 
@@ -182,6 +183,17 @@ def test_gpu_step_measures():
   assert found["parameters"] > 0 and profile.startswith("| asked for by |")
 
 
+@pytest.mark.slow
+def test_gpu_tokenizer_measures():
+  """Its figures at a tiny size, here, with a judge; the FLOPs are the plan's."""
+  options = c.ImageTokenizer(widths=(16,), blocks=(1,), patch=4, losses=c.PictureLosses(adversarial=0.5),
+                             train=c.Train(batch_size=4))
+  config = c.Config(data=c.Scenes(image_size=24), image_tokenizer=options, compute_dtype="float32")
+  found, profile = gpu_tokenizer.measure(config, 4, 1e9, 2, 1)
+  assert found["mfu"] * 4 / found["images_per_s"] == pytest.approx(stages.tokenizer_flops_step(config) / 1e9)
+  assert found["encode_mfu"] > 0 and found["decode_images_per_s"] > 0 and profile.startswith("| asked for by |")
+
+
 def test_shapes_of_gpu_step():
   """Of the sizes in their names, 7B with all its 32 layers."""
   sizes = {"100M": 1e8, "1B": 1e9, "7B": 6.7e9}
@@ -189,7 +201,7 @@ def test_shapes_of_gpu_step():
   assert all(0.9 < shapes[name].matrices / size < 1.1 for name, size in sizes.items())
 
 
-@pytest.mark.parametrize("script", [train_step, sampling, scaling, gpu_step, loss_memory])
+@pytest.mark.parametrize("script", [train_step, sampling, scaling, gpu_step, gpu_tokenizer, loss_memory])
 def test_help(script, capsys):
   with pytest.raises(SystemExit) as stop:
     tyro.cli(script.main, args=["--help"])

@@ -12,7 +12,9 @@ Groups and maskgit need a run that learned `parallel` and, for accuracy, scenes:
 `--prompts` prompts, with the run's own temperature and guidance; rows with windows of a half, a third and a sixth of the
 width. `groups_accuracy_drop` is from the better of this model
 drawn code by code and `--raster`, a run of the same training without `parallel` (without one it is void), at the first
-of `--passes`.
+of `--passes`. Of `--emoji`, where nobody can say what is right, the same ways at temperature 1 without guidance: nats a
+code that the model itself, code by code, gives to what was drawn; drawn code by code that is its entropy, and what is more
+was lost by drawing codes apart that belong together. ms: a picture drawn alone (batch 1), the median of three.
 
 Wall time is at batch 1 with guidance 3, of random weights in the shapes 4 x 256 and 12 x 768 with 64 codes, called in
 turn, the median of `--rounds`. The last line is JSON; figures that were not asked for are null.
@@ -31,6 +33,7 @@ import tyro
 from unitok import config as c
 from unitok.config import Sampling
 from unitok.evaluation.examples import load_examples
+from unitok.evaluation.likelihood import document
 from unitok.evaluation.scene_tasks import truths
 from unitok.evaluation.scenes import read_pictures
 from unitok.evaluation.statistics import figure
@@ -59,11 +62,11 @@ def to_draw(model: Model, text: np.ndarray) -> Sequence:
 
 def drawn(model: Model, texts: list[np.ndarray], sampling: Sampling, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
   """(ids, passes behind the prefix) of a picture for each text."""
-  document, ids, passes = functools.partial(to_draw, model), [], []
+  asked, ids, passes = functools.partial(to_draw, model), [], []
   for start in range(0, len(texts), BATCH):
     some = texts[start:start + BATCH]
-    nulls = [document(text[:0]) for text in some] if sampling.guidance_scale != 1 else None
-    part = model.sampler.run([document(text) for text in some], sampling, seed, nulls, first_row=start)
+    nulls = [asked(text[:0]) for text in some] if sampling.guidance_scale != 1 else None
+    part = model.sampler.run([asked(text) for text in some], sampling, seed, nulls, first_row=start)
     ids, passes = ids + part.ids, passes + list(part.passes)
   return ids, np.array(passes)
 
@@ -97,29 +100,69 @@ def accuracy(model: Model, sampling: Sampling, count: int) -> dict:
   return figure("accuracy", np.array([a == f for a, f in zip(truths(val), found, strict=True)]))
 
 
+def ways(model: Model, base: Sampling, passes: tuple[int, ...]) -> dict[str, tuple[Sampling, int]]:
+  """{name: (how, passes behind the prefix)}: code by code, groups and maskgit at so many passes, and by rows."""
+  height, width = model.image.grid
+  out = {"sequential": (dataclasses.replace(base, strategy="sequential"), height * width - 1)}
+  for number in (n for n in passes if n <= height * width) if "parallel" in model.config.decoder.tasks else ():
+    for order in ("random", "halton", "locality"):
+      out[f"{number} {order}"] = dataclasses.replace(base, passes=number, group_order=order), number - 1
+    for noise in dict.fromkeys((base.choice_temperature, 0.0)):
+      out[f"{number} maskgit {noise:g}"] = (
+          dataclasses.replace(base, strategy="maskgit", passes=number, choice_temperature=noise), number - 1)
+  picture = to_draw(model, np.zeros(0, np.int32))
+  for window in dict.fromkeys(max(1, width // share) for share in (2, 3, 6)):
+    how = dataclasses.replace(base, strategy="rows", row_window=window)
+    out[f"rows {window}"] = how, int(by_rows(picture, how, model.sampler.image).passes.max())
+  return out
+
+
+def alone(model: Model, how: Sampling, prompt: str) -> float:
+  """Milliseconds of one picture, its pixels included."""
+  seconds = []
+  for number in range(4):      # the first compiles
+    start = time.perf_counter()
+    model.generate([prompt], how, seed=number)
+    seconds.append(time.perf_counter() - start)
+  return 1e3 * statistics.median(seconds[1:])
+
+
 def curve(model: Model, raster: Model | None, passes: tuple[int, ...], count: int) -> dict:
   """Accuracy of whole pictures by the number of passes."""
-  base = dataclasses.replace(model.config.sampling, strategy="", window=0, passes=0, row_window=0)
-  codes, out = int(np.prod(model.image.grid)), {}
-  out["sequential"] = accuracy(model, base, count) | {"passes": codes - 1}
+  clean = lambda sampling: dataclasses.replace(sampling, strategy="", window=0, passes=0, row_window=0)
+  found, out = ways(model, clean(model.config.sampling), passes), {}
+  runs = [(name, model, *one) for name, one in found.items()]
   if raster is not None:
-    out["raster"] = accuracy(raster, dataclasses.replace(raster.config.sampling, passes=0), count) | {"passes": codes - 1}
-  for number in passes:
-    for order in ("random", "halton", "locality"):
-      how = dataclasses.replace(base, passes=number, group_order=order)
-      out[f"{number} {order}"] = accuracy(model, how, count) | {"passes": number - 1}
-    for noise in (base.choice_temperature, 0.0):
-      how = dataclasses.replace(base, strategy="maskgit", passes=number, choice_temperature=noise)
-      out[f"{number} maskgit {noise:g}"] = accuracy(model, how, count) | {"passes": number - 1}
-  width = model.image.grid[1]
-  picture = to_draw(model, np.zeros(0, np.int32))
-  for share in (2, 3, 6):
-    how = dataclasses.replace(base, strategy="rows", row_window=max(1, width // share))
-    taken = int(by_rows(picture, how, model.sampler.image).passes.max())
-    out[f"rows {how.row_window}"] = accuracy(model, how, count) | {"passes": taken}
-  for name, one in out.items():
-    print(f"{name:15s} {one['passes']:3d} passes behind the prefix, pictures right {one['accuracy']:.3f} "
-          f"({one['accuracy_low']:.3f}-{one['accuracy_high']:.3f}), n {one['accuracy_n']}", flush=True)
+    runs.insert(1, ("raster", raster, clean(raster.config.sampling), found["sequential"][1]))
+  for name, one, how, taken in runs:
+    out[name] = accuracy(one, how, count) | {"passes": taken, "ms": alone(one, how, "a large red circle at the left")}
+    print(f"{name:15s} {taken:3d} passes behind the prefix, {out[name]['ms']:4.0f} ms, pictures right "
+          f"{out[name]['accuracy']:.3f} ({out[name]['accuracy_low']:.3f}-{out[name]['accuracy_high']:.3f}), "
+          f"n {out[name]['accuracy_n']}", flush=True)
+  return out
+
+
+def likelihood(model: Model, passes: tuple[int, ...], count: int) -> dict:
+  """Nats a code, by the model itself code by code, of what each way draws."""
+  base = dataclasses.replace(model.config.sampling, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, guidance_scale=1.0,
+                             strategy="", window=0, passes=0, row_window=0)
+  val = load_examples(model.config, "val", count).captioned()
+  prompts = [prompt for prompt in val.prompts if model.fits(prompt)]
+  texts, out, empty = [model.text.encode(prompt) for prompt in prompts], {}, np.full(model.image.grid, -1, np.int32)
+  for name, (how, taken) in ways(model, base, passes).items():
+    order, documents = np.arange(empty.size), [to_draw(model, text) for text in texts]
+    if how.passes:
+      groups = groups_of(np.ones(empty.shape, bool), how, 0)
+      order = np.argsort(groups, axis=None, kind="stable")
+      documents = [build(OBJECTIVES["parallel"](Codes((text,), empty, groups=groups), np.random.default_rng(0), DRAWING),
+                         model.vocabulary) for text in texts]
+    codes = np.empty((len(texts), empty.size), np.int32)
+    codes[:, order] = [model.vocabulary.image_codes(ids) for ids in model.sampler.draw(documents, how, 0)]
+    known = [document(model, "text_to_image", text, one.reshape(empty.shape)) for text, one in zip(texts, codes, strict=True)]
+    nats = -model.sampler.log_likelihood(known) / np.array([d.learned for d in known])
+    out[name] = figure("nats", nats) | {"passes": taken, "ms": alone(model, how, prompts[0])}
+    print(f"{name:15s} {taken:3d} passes behind the prefix, {out[name]['ms']:4.0f} ms, nats a code "
+          f"{out[name]['nats']:.3f} ({out[name]['nats_low']:.3f}-{out[name]['nats_high']:.3f}), n {len(texts)}", flush=True)
   return out
 
 
@@ -130,7 +173,7 @@ def walls(shape: dict, passes: int, rounds: int, grid: int = 8) -> dict[str, flo
   sampler = Sampler(language, language.init(jax.random.key(0)), vocabulary)
   text = np.arange(16, dtype=np.int32)
 
-  def document(words, objective, groups=None):
+  def asked(words, objective, groups=None):
     codes = Codes((words,), np.full((grid, grid), -1, np.int32), groups=groups)
     return build(OBJECTIVES[objective](codes, np.random.default_rng(0), DRAWING), vocabulary)
 
@@ -145,7 +188,7 @@ def walls(shape: dict, passes: int, rounds: int, grid: int = 8) -> dict[str, flo
   for number in range(rounds + 1):
     for name, (sampling, *what) in ways.items():
       start = time.perf_counter()
-      sampler.draw([document(text, *what)], sampling, number, [document(text[:0], *what)])
+      sampler.draw([asked(text, *what)], sampling, number, [asked(text[:0], *what)])
       if number:      # the first compiles
         seconds[name].append(time.perf_counter() - start)
   return {name: statistics.median(some) for name, some in seconds.items()}
@@ -154,7 +197,7 @@ def walls(shape: dict, passes: int, rounds: int, grid: int = 8) -> dict[str, flo
 def main(model: Path | None = None, emoji: Path | None = None, raster: Path | None = None, keys: int = 200,
          prompts: int = 2_000, windows: tuple[int, ...] = (16,), guesses: tuple[str, ...] = ("above", "left"),
          passes: tuple[int, ...] = (8, 4, 16, 32), rounds: int = 5, shapes: tuple[str, ...] = ("256", "768")):
-  """model: a run on scenes; emoji: one on another source, for `jacobi` alone; raster: of equal training, without
+  """model: a run on scenes; emoji: one on another source; raster: of equal training, without
   parallel; shapes: those timed, of 256 and 768."""
   result = {"jacobi_pass_share": None, "jacobi_identical": None, "jacobi_pass_share_emoji": None, "groups_pass_share": None,
             "groups_accuracy_drop": None}
@@ -168,6 +211,8 @@ def main(model: Path | None = None, emoji: Path | None = None, raster: Path | No
     result |= {f"jacobi_pass_share{suffix}": first["share"], f"jacobi_identical{suffix}": first["identical"],
                f"jacobi_identical_one_token{suffix}": first["identical_one_token"], f"jacobi_n{suffix}": first["n"],
                f"jacobi{suffix}": found}
+    if suffix:
+      result["ways_emoji"] = likelihood(opened, passes, prompts)
     if not suffix and opened.config.decoder.tasks.get("parallel"):
       found = curve(opened, None if raster is None else Model.open(raster), passes, prompts)
       ours = found[f"{passes[0]} random"]
