@@ -11,7 +11,7 @@ import jax
 import pytest
 import tyro
 
-from tests.benchmarks import gpu_step, gpu_tokenizer, loss_memory, sampling, sampling_side, scaling, train_step
+from tests.benchmarks import gpu_sampling, gpu_step, gpu_tokenizer, loss_memory, sampling, sampling_side, scaling, train_step
 from tests.benchmarks import train_step_side as sides
 from tests.benchmarks.allocator import ROOT, missing, settings
 from tests.benchmarks.profiled import askers, operations, self_times, summary, told
@@ -167,7 +167,7 @@ def test_profile():
   assert askers('%dot.1 = f32[2]{0} dot(%a), metadata={op_name="jit(f)/dot_general"}') == {"dot.1": "products: other"}
 
 
-@pytest.mark.parametrize("script", ["gpu_step", "gpu_tokenizer"])
+@pytest.mark.parametrize("script", ["gpu_step", "gpu_tokenizer", "gpu_sampling"])
 def test_for_accelerators_alone(script):
   run = subprocess.run([sys.executable, "-m", f"tests.benchmarks.{script}"], cwd=ROOT, capture_output=True, text=True,
                        env={**os.environ, "JAX_PLATFORMS": "cpu"})
@@ -194,6 +194,20 @@ def test_gpu_tokenizer_measures():
   assert found["encode_mfu"] > 0 and found["decode_images_per_s"] > 0 and profile.startswith("| asked for by |")
 
 
+@pytest.mark.slow
+def test_gpu_sampling_measures():
+  """At a tiny shape, here; the floor's bytes by hand: 15 passes over the matrices, and over 8 known codes on average
+  behind 16 words, in two rows."""
+  options = c.Decoder(layers=2, width=32, heads=4, kv_heads=2, hidden=48)
+  side = gpu_sampling.Side(options, "bfloat16", 64, 128)
+  matrices = 2 * (32 * (32 + 16 + 16) + 32 * 32 + 3 * 32 * 48) + 32 * 128
+  assert side.matrices == matrices
+  assert side.floor_bytes(16, 1) == 15 * 2 * (matrices + 2 * (16 + 8) * 2 * 2 * 8 * 2)
+  found = gpu_sampling.measure(side, 16, 1e9, (1, 2), 4, 1)
+  assert found["floor_share"] == pytest.approx(side.floor_bytes(16, 1) / 1e9 / found["seconds"])
+  assert found["best_batch"] in (1, 2) and min(found.values()) > 0
+
+
 def test_shapes_of_gpu_step():
   """Of the sizes in their names, 7B with all its 32 layers."""
   sizes = {"100M": 1e8, "1B": 1e9, "7B": 6.7e9}
@@ -201,7 +215,7 @@ def test_shapes_of_gpu_step():
   assert all(0.9 < shapes[name].matrices / size < 1.1 for name, size in sizes.items())
 
 
-@pytest.mark.parametrize("script", [train_step, sampling, scaling, gpu_step, gpu_tokenizer, loss_memory])
+@pytest.mark.parametrize("script", [train_step, sampling, scaling, gpu_step, gpu_tokenizer, gpu_sampling, loss_memory])
 def test_help(script, capsys):
   with pytest.raises(SystemExit) as stop:
     tyro.cli(script.main, args=["--help"])
