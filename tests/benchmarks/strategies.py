@@ -5,7 +5,7 @@
 
 `jacobi` at temperature 1 without top-k and top-p, with the run's guidance, against `sequential` in a program of the same
 shape, over `--keys` keys (a validation prompt each): the share of keys whose ids are all equal, and that against the
-one-token program. A pass is a forward behind the prefix, for both. Of several `--windows` and `--guesses` each is
+one-token program, where those that differ may do so in a near-tie alone (jacobi_beyond_near_ties counts the others). A pass is a forward behind the prefix, for both. Of several `--windows` and `--guesses` each is
 printed; the figures are those of the first.
 
 Groups and maskgit need a run that learned `parallel` and, for accuracy, scenes: each of `--passes` against `sequential`, over
@@ -40,6 +40,7 @@ from unitok.evaluation.statistics import figure
 from unitok.model import Model
 from unitok.objectives import DRAWING, OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
+from unitok.sampling import rules
 from unitok.sampling.by_rows import by_rows
 from unitok.sampling.groups import groups_of
 from unitok.sampling.sampler import Sampler
@@ -49,6 +50,8 @@ from unitok.vocab import make_vocabulary
 
 BATCH = 25
 """Keys drawn side by side."""
+TIE = 1e-4
+"""Of two perturbed logits that are near enough for another order of additions to choose the other."""
 SHAPES = {"256": dict(layers=4, width=256, heads=8, kv_heads=4, hidden=704),
           "768": dict(layers=12, width=768, heads=12, kv_heads=6, hidden=2048)}
 
@@ -71,6 +74,27 @@ def drawn(model: Model, texts: list[np.ndarray], sampling: Sampling, seed: int) 
   return ids, np.array(passes)
 
 
+def gaps(model: Model, texts: list[np.ndarray], some: list[np.ndarray], others: list[np.ndarray], sampling: Sampling,
+         seed: int) -> np.ndarray:
+  """f64[m]: of each of the m pictures whose ids i32[n] differ, by how much the perturbed logits of the two ids do where they
+  differ first, behind the same codes: a near-tie where that is little."""
+  out = []
+  for row, (text, one, other) in enumerate(zip(texts, some, others, strict=True)):
+    if np.array_equal(one, other):
+      continue
+    at, known = int(np.argmax(one != other)), []
+    for ids in (one, np.append(one[:at], other[at:])):
+      codes = model.vocabulary.image_codes(ids).reshape(model.image.grid)
+      known += [document(model, "text_to_image", given, codes) for given in (text, text[:0])]
+    of_picture = lambda d: (d.loss_weights > 0) & np.asarray(model.vocabulary.allowed("image"))[d.targets]
+    nats = [float(log_p[of_picture(d)][at]) for d, log_p in zip(known, model.sampler.log_p(known))]
+    given, null = nats[0] - nats[2], nats[1] - nats[3]
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), row), at)
+    noise = np.asarray(rules.noise(key[None], np.array([one[at], other[at]], np.uint32)))[0]
+    out.append(abs(null + sampling.guidance_scale * (given - null) + float(noise[0]) - float(noise[1])))
+  return np.array(out)
+
+
 def jacobi(model: Model, keys: int, windows: tuple[int, ...], guesses: tuple[str, ...]) -> dict:
   """Figures of the first window and guess, over one key a prompt."""
   prompts = load_examples(model.config, "val", keys).captioned().prompts
@@ -85,6 +109,8 @@ def jacobi(model: Model, keys: int, windows: tuple[int, ...], guesses: tuple[str
       ids, taken = drawn(model, texts, dataclasses.replace(warm, strategy="jacobi", window=window, guesses=guess), 1)
       one = {"share": float(taken.sum() / passes.sum()), "identical": float(equal(ids, alike).mean()),
              "identical_one_token": float(equal(ids, plain).mean()), "n": len(ids)}
+      differ = gaps(model, texts, ids, plain, warm, 1)
+      one |= {"beyond_near_ties": int((differ > TIE).sum()), "largest_gap": float(differ.max(initial=0.0))}
       out[f"{window} {guess}"] = one
       print(f"jacobi, window {window:3d}, guess {guess:5s}: {taken.mean():.1f} of {passes.mean():.0f} passes, share "
             f"{one['share']:.3f}, identical {one['identical']:.3f} (one token a pass {one['identical_one_token']:.3f}), "
@@ -104,7 +130,7 @@ def ways(model: Model, base: Sampling, passes: tuple[int, ...]) -> dict[str, tup
   """{name: (how, passes behind the prefix)}: code by code, groups and maskgit at so many passes, and by rows."""
   height, width = model.image.grid
   out = {"sequential": (dataclasses.replace(base, strategy="sequential"), height * width - 1)}
-  for number in (n for n in passes if n <= height * width) if "parallel" in model.config.decoder.tasks else ():
+  for number in (n for n in passes if n <= height * width) if model.config.decoder.tasks.get("parallel") else ():
     for order in ("random", "halton", "locality"):
       out[f"{number} {order}"] = dataclasses.replace(base, passes=number, group_order=order), number - 1
     for noise in dict.fromkeys((base.choice_temperature, 0.0)):
@@ -210,6 +236,7 @@ def main(model: Path | None = None, emoji: Path | None = None, raster: Path | No
     first = next(iter(found.values()))
     result |= {f"jacobi_pass_share{suffix}": first["share"], f"jacobi_identical{suffix}": first["identical"],
                f"jacobi_identical_one_token{suffix}": first["identical_one_token"], f"jacobi_n{suffix}": first["n"],
+               f"jacobi_beyond_near_ties{suffix}": first["beyond_near_ties"],
                f"jacobi{suffix}": found}
     if suffix:
       result["ways_emoji"] = likelihood(opened, passes, prompts)
