@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # page faults (1.1 to 1.3 times faster on a CPU). Known to glibc from 2.35; others ignore it. Read at process start.
 # One arena: those of other threads give their blocks back and clear new pages every step (1.1 to 1.15 times).
 ALLOCATOR = GLIBC_TUNABLES=$${GLIBC_TUNABLES:+$$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1 \
-  MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1
+  MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1
 
 .PHONY: help setup demo test test-slow allocator clean
 .DEFAULT_GOAL := help

@@ -33,15 +33,21 @@ that has it.
   tried                    the trials: seconds of the fastest step, null where it did not run
   remat, unroll            ours', as given;  allocator, cores: of all sides
 
-Two cores that make 170 GFLOP/s of a float32 product 2,048 wide, jax 0.10: at 256 ours had 3,347 tokens/s and the GPT
-under torch.compile 4,232, a ratio of 0.79. There unroll=4 is 1.04 to 1.1 times as fast, jax 0.12 1.1 times, with both
-1.2 times (medians of 8 steps); dense attention or blocks, and the watch, make no difference. loss_memory_ratio was
-0.19. A ratio of 1.5 is beyond such a machine: products of 4,096 rows run at 160 to 187 GFLOP/s there (torch's at 115 to
-160), so a step's 98 GFLOP take 0.55 s with nothing else, and the peer's whole step 0.97. Of the cores' time 56 % goes
-to products, 20 % to elementwise loops, 9 % to malloc and memmove; 15 % they wait. Blocks of attention run at 40 to 50
-GFLOP/s. Tried in turn with the default: layers in a Python loop, SwiGLU's gradient computed again, remat dots, wider
-vectors, other fusion emitters, no YNN: within the noise or slower; four rows' blocks at once with turned weights: 0.8
-times as fast; blocks of 256: 1.1 times here, but 0.57 on rows of eight documents of 96 tokens.
+Two cores that make 170 GFLOP/s of a float32 product, jax 0.10, n 4 rounds: at 256 ours had 3,416 tokens/s and Emu3
+under torch.compile 4,099, a ratio of 0.83 (0.79 on another day, beside the GPT); at 768 230 and 251, 0.92, mfu_768
+0.68. In jax 0.12, mixed, 368 tokens/s beside the peer's 429 in bfloat16, 0.86. compile_ratio_48_over_4 was 0.97 (9.5
+and 9.9 s), loss_memory_ratio 0.19. ratio_at_peak_768 is 1.35: a step that is nothing but its products at the fastest
+rate measured would not reach 1.5. With blocks above 1 GiB given back after each step (an earlier setting of `make
+allocator`) the 768 ratio was 0.72, though ours alone took 8.6 s a step then as now: memory that is free while the
+other side has its turn goes back to the host of a virtual machine, and comes back slowly. At 256 unroll=4 is 1.04 to
+1.1 times as fast, jax 0.12 1.1 times, with both 1.2 times (medians of 8 steps); dense attention or blocks, and the
+watch, make no difference. A ratio of 1.5 is beyond such a machine: products of 4,096 rows run at 160 to 187 GFLOP/s
+there (torch's at 115 to 160), so a step's 98 GFLOP take 0.55 s with nothing else, and the peer's whole step 0.97. Of
+the cores' time 56 % goes to products, 20 % to elementwise loops, 9 % to malloc and memmove; 15 % they wait. Blocks of
+attention run at 40 to 50 GFLOP/s. Tried in turn with the default: layers in a Python loop, SwiGLU's gradient computed
+again, remat dots, wider vectors, other fusion emitters, no YNN: within the noise or slower; four rows' blocks at once
+with turned weights: 0.8 times as fast; blocks of 256: 1.1 times here, but 0.57 on rows of eight documents of 96
+tokens.
 
 The last line is JSON.
 """
