@@ -15,7 +15,8 @@ training. So it has learned its 4,200 drawings by heart: seven of the eight prom
 out as they are; the eighth, the red apple, is a style held out, and is not recognisable. Guidance 2.5 at temperature 0.7
 spoiled four of the seven. These figures are of two levels of 64 and 128 channels as tokenizer (8,000 steps), of the
 shares 0.6 / 0.25 / 0.1 / 0.05 without `parallel`, and of rows and columns embedded with a third of today's spread; as it
-stands it has not been run. Its tokenizer is the better one of tests/benchmarks/tokenizer.py. Moved copies of the pictures (data.copies) should help what was never shown; not yet measured.
+stands it has not been run. Its tokenizer is the better one of tests/benchmarks/tokenizer.py. Moved copies of the pictures
+(data.copies) should help what was never shown; not yet measured.
 """
 from unitok.config import (Config, Decoder, Evaluation, Holdout, ImageFolder, ImageTokenizer, Quantizer, Sampling,
                            Text, Train)

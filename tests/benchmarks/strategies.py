@@ -6,7 +6,8 @@
 `jacobi` at temperature 1 without top-k and top-p, with the run's guidance, against `sequential` in a program of the same
 shape, over `--keys` keys (a validation prompt each): the share of keys whose ids are all equal, and that against the
 one-token program, where those that differ may do so in a near-tie alone (jacobi_beyond_near_ties counts the others). A
-pass is a forward behind the prefix, for both. Of several `--windows` and `--guesses` each is printed; the figures are those of the first.
+pass is a forward behind the prefix, for both. Of several `--windows` and `--guesses` each is printed; the figures
+are those of the first.
 
 Groups and maskgit need a run that learned `parallel` and, for accuracy, scenes: each of `--passes` against `sequential`, over
 `--prompts` prompts, with the run's own temperature and guidance; rows with windows of a half, a third and a sixth of the
