@@ -20,7 +20,6 @@ The last line is JSON. It wants an accelerator and says so without one.
 import dataclasses
 import json
 import statistics
-import sys
 import time
 
 import jax
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from tests.benchmarks.gpu_step import accelerator
 from unitok import config as c
 from unitok.config import Sampling
 from unitok.models.precision import PRECISIONS
@@ -119,10 +119,7 @@ def main(tokens: tuple[int, ...] = (256, 1_024), batches: tuple[int, ...] = (1, 
          dtype: str = "bfloat16"):
   """tokens: codes of a picture, squares; batches: tried; passes: of groups; pass_share: jacobi's; rounds: draws of each;
   layers, width: other shapes than 1B's; dtype: a name in PRECISIONS."""
-  device = jax.devices()[0]
-  if device.platform == "cpu":
-    sys.exit("tests.benchmarks.gpu_sampling: only a CPU is here, this wants an accelerator (make setup ACCEL=cuda); "
-             "tests.benchmarks.sampling is for CPUs")
+  device = accelerator("gpu_sampling", "sampling")
   rate = bandwidth(2**31, 10)
   result = {"chip": device.device_kind, "bandwidth_gb_s": rate / 1e9}
   print(f"{device.device_kind}: {rate / 1e9:.0f} GB/s", flush=True)

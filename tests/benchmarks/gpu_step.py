@@ -37,13 +37,28 @@ SHAPES = {"100M": Shape(12, 768, 12, 12, 2_048, vocabulary=16_384, length=2_048,
 REMAT = {"100M": "none", "1B": "none", "7B": "layer"}
 
 
-def seconds_of(side: Ours, steps: int) -> float:
-  """Of so many steps, none waited for before the last, as training goes."""
+def accelerator(script: str, for_cpus: str):
+  """The device; ends the program where it is a CPU, naming the script that measures one."""
+  device = jax.devices()[0]
+  if device.platform == "cpu":
+    sys.exit(f"tests.benchmarks.{script}: only a CPU is here, this wants an accelerator (make setup ACCEL=cuda); "
+             f"tests.benchmarks.{for_cpus} is for CPUs")
+  return device
+
+
+def seconds_of(call, repeats: int) -> float:
+  """Of so many calls, none waited for before the last, as training goes."""
   start = time.perf_counter()
-  for _ in range(steps):
-    side.state, _ = side.advance(side.state, side.batch, side.key)
-  jax.block_until_ready(side.state)
+  for _ in range(repeats):
+    out = call()
+  jax.block_until_ready(out)
   return time.perf_counter() - start
+
+
+def planned_gib(program) -> float:
+  """What a compiled program takes: the compiler's plan of arguments and temporaries."""
+  memory = program.memory_analysis()
+  return (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30
 
 
 def measure(shape: Shape, peak: float, rounds: int, steps: int, dtype: str = "bfloat16", **options) -> tuple[dict, str]:
@@ -51,18 +66,21 @@ def measure(shape: Shape, peak: float, rounds: int, steps: int, dtype: str = "bf
   start = time.perf_counter()
   side = Ours(shape, dtype, **options)
   program = side.advance.lower(side.state, side.batch, side.key).compile()
-  side.advance = program
-  seconds_of(side, 1)
+
+  def advance():
+    side.state, _ = program(side.state, side.batch, side.key)
+    return side.state
+
+  seconds_of(advance, 1)
   first = time.perf_counter() - start
-  step = statistics.median(seconds_of(side, steps) / steps for _ in range(rounds))
-  rows = summary(operations(lambda: seconds_of(side, steps)), askers(program.as_text()), steps)
-  memory = program.memory_analysis()
+  step = statistics.median(seconds_of(advance, steps) / steps for _ in range(rounds))
+  rows = summary(operations(lambda: seconds_of(advance, steps)), askers(program.as_text()), steps)
   # what a layer's second forward pass adds: a third of its 6 FLOPs, and none of the head's
   layers = shape.flops() - 6 * shape.width * shape.vocabulary * shape.tokens
   again = layers / 3 if options.get("remat") == "layer" else 0
   found = {"mfu": shape.flops() / step / peak, "done": (shape.flops() + again) / step / peak,
            "tokens_per_s": shape.tokens / step, "parameters": side.parameters, "first_s": first,
-           "memory_gib": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30}
+           "memory_gib": planned_gib(program)}
   return found, told(rows, 1e3 * step)
 
 
@@ -72,10 +90,7 @@ def main(shapes: tuple[Literal["100M", "1B", "7B"], ...] = ("100M", "1B", "7B"),
          attention: Literal["auto", "dense", "blocks", "fused"] = "auto", side: int = 8_192):
   """batch: rows, in place of each shape's own; chunk: of the loss, tokens, 0 for none; remat: in place of each shape's
   own; unroll, attention: config.Decoder's; side: of the matrices that the peak is measured with."""
-  device = jax.devices()[0]
-  if device.platform == "cpu":
-    sys.exit("tests.benchmarks.gpu_step: only a CPU is here, this wants an accelerator (make setup ACCEL=cuda); "
-             "tests.benchmarks.train_step is for CPUs")
+  device = accelerator("gpu_step", "train_step")
   rates = product_rates(side, side, side, jnp.bfloat16, 20)
   peak = max(rates.values())
   told_rates = ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in rates.items())

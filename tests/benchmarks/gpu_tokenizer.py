@@ -19,27 +19,18 @@ and says so without one.
 import dataclasses
 import json
 import statistics
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import tyro
 
+from tests.benchmarks.gpu_step import accelerator, planned_gib, seconds_of
 from tests.benchmarks.profiled import askers, operations, summary, told
 from tests.benchmarks.train_step_side import product_rates
 from unitok import config as c
 from unitok.plan import flops
 from unitok.plan.stages import tokenizer_stage
-
-
-def seconds_of(call, repeats: int) -> float:
-  """Of one call, where none is waited for before the last."""
-  start = time.perf_counter()
-  for _ in range(repeats):
-    out = call()
-  jax.block_until_ready(out)
-  return (time.perf_counter() - start) / repeats
 
 
 def measure(config: c.Config, batch: int, peak: float, rounds: int, steps: int) -> tuple[dict, str]:
@@ -58,13 +49,12 @@ def measure(config: c.Config, batch: int, peak: float, rounds: int, steps: int) 
 
   seconds_of(step, 1)
   found = {"first_s": time.perf_counter() - start}
-  memory, useful = program.memory_analysis(), flops(stage.step, stage.state(), shapes, key, *stage.given)
-  # each trial is one call of several steps, and a wait
-  timed = lambda call: statistics.median(seconds_of(call, steps) for _ in range(rounds))
+  useful = flops(stage.step, stage.state(), shapes, key, *stage.given)
+  timed = lambda call: statistics.median(seconds_of(call, steps) / steps for _ in range(rounds))
   seconds = timed(step)
   rows = summary(operations(lambda: seconds_of(step, steps)), askers(program.as_text()), steps)
   found |= {"images_per_s": batch / seconds, "mfu": useful / seconds / peak,
-            "memory_gib": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30}
+            "memory_gib": planned_gib(program)}
   weights, tokenizer = (held[0].params, held[0].extra["quantizer"]), stage.model
   encode, decode = jax.jit(tokenizer.encode), jax.jit(tokenizer.decode)
   codes = encode(*weights, pixels)
@@ -80,10 +70,7 @@ def main(config: str = "configs/imagenet256_f16.py", batch: int = 32, rounds: in
          dtype: str = "bfloat16"):
   """config: its image tokenizer; batch: pictures; rounds, steps: trials, and steps of each; side: of the matrices that the
   peak is measured with; dtype: a compute_dtype of the config."""
-  device = jax.devices()[0]
-  if device.platform == "cpu":
-    sys.exit("tests.benchmarks.gpu_tokenizer: only a CPU is here, this wants an accelerator (make setup ACCEL=cuda); "
-             "tests.benchmarks.tokenizer is for CPUs")
+  device = accelerator("gpu_tokenizer", "tokenizer")
   peak = max(product_rates(side, side, side, jnp.bfloat16, 20).values())
   one = dataclasses.replace(c.load(config), compute_dtype=dtype)
   found, profile = measure(one, batch, peak, rounds, steps)

@@ -62,11 +62,23 @@ SHAPES = {"256": dict(layers=4, width=256, heads=8, kv_heads=4, hidden=704),
           "768": dict(layers=12, width=768, heads=12, kv_heads=6, hidden=2048)}
 
 
-def to_draw(model: Model, text: np.ndarray) -> Sequence:
+def to_draw(model: Model, text: np.ndarray, groups: np.ndarray | None = None) -> Sequence:
+  """A picture that nothing is known of, code by code or in groups i32[h w]."""
   grid, books = model.image.grid, model.vocabulary.books
   empty = np.full(grid if books == 1 else (*grid, books), -1, np.int32)
-  return build(OBJECTIVES["text_to_image"](
-      Codes((text,), empty), np.random.default_rng(0), drawing(model.config.decoder.objectives)), model.vocabulary)
+  return build(OBJECTIVES["text_to_image" if groups is None else "parallel"](
+      Codes((text,), empty, groups=groups), np.random.default_rng(0), drawing(model.config.decoder.objectives)),
+      model.vocabulary)
+
+
+def prompts_of(model: Model, count: int) -> list[str]:
+  """Those of so many validation examples that fit."""
+  return [prompt for prompt in load_examples(model.config, "val", count).captioned().prompts if model.fits(prompt)]
+
+
+def clean(sampling: Sampling, **more) -> Sampling:
+  """Without a strategy of its own."""
+  return dataclasses.replace(sampling, strategy="", window=0, passes=0, row_window=0, **more)
 
 
 def drawn(model: Model, texts: list[np.ndarray], sampling: Sampling, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -103,8 +115,7 @@ def gaps(model: Model, texts: list[np.ndarray], some: list[np.ndarray], others: 
 
 def jacobi(model: Model, keys: int, windows: tuple[int, ...], guesses: tuple[str, ...]) -> dict:
   """Figures of the first window and guess, over one key a prompt."""
-  prompts = load_examples(model.config, "val", keys).captioned().prompts
-  prompts = [prompt for prompt in prompts if model.fits(prompt)]
+  prompts = prompts_of(model, keys)
   texts, out = [model.text.encode(prompts[n % len(prompts)]) for n in range(keys)], {}
   warm = dataclasses.replace(model.config.sampling, temperature=1.0, top_k=0, top_p=1.0, passes=0)
   plain, passes = drawn(model, texts, dataclasses.replace(warm, strategy="sequential", window=0), 1)
@@ -132,7 +143,7 @@ def accuracy(model: Model, sampling: Sampling, count: int) -> dict:
   return figure("accuracy", np.array([a == f for a, f in zip(truths(val), found, strict=True)]))
 
 
-def ways(model: Model, base: Sampling, passes: tuple[int, ...]) -> dict[str, tuple[Sampling, int]]:
+def every_way(model: Model, base: Sampling, passes: tuple[int, ...]) -> dict[str, tuple[Sampling, int]]:
   """{name: (how, passes behind the prefix)}: code by code, groups and maskgit at so many passes, and by rows."""
   height, width = model.image.grid
   out = {"sequential": (dataclasses.replace(base, strategy="sequential"), height * width - 1)}
@@ -149,7 +160,7 @@ def ways(model: Model, base: Sampling, passes: tuple[int, ...]) -> dict[str, tup
   return out
 
 
-def alone(model: Model, how: Sampling, prompt: str) -> float:
+def milliseconds(model: Model, how: Sampling, prompt: str) -> float:
   """Milliseconds of one picture, its pixels included."""
   seconds = []
   for number in range(4):      # the first compiles
@@ -161,13 +172,12 @@ def alone(model: Model, how: Sampling, prompt: str) -> float:
 
 def curve(model: Model, raster: Model | None, passes: tuple[int, ...], count: int) -> dict:
   """Accuracy of whole pictures by the number of passes."""
-  clean = lambda sampling: dataclasses.replace(sampling, strategy="", window=0, passes=0, row_window=0)
-  found, out = ways(model, clean(model.config.sampling), passes), {}
+  found, out = every_way(model, clean(model.config.sampling), passes), {}
   runs = [(name, model, *one) for name, one in found.items()]
   if raster is not None:
     runs.insert(1, ("raster", raster, clean(raster.config.sampling), found["sequential"][1]))
   for name, one, how, taken in runs:
-    out[name] = accuracy(one, how, count) | {"passes": taken, "ms": alone(one, how, "a large red circle at the left")}
+    out[name] = accuracy(one, how, count) | {"passes": taken, "ms": milliseconds(one, how, "a large red circle at the left")}
     print(f"{name:15s} {taken:3d} passes behind the prefix, {out[name]['ms']:4.0f} ms, pictures right "
           f"{out[name]['accuracy']:.3f} ({out[name]['accuracy_low']:.3f}-{out[name]['accuracy_high']:.3f}), "
           f"n {out[name]['accuracy_n']}", flush=True)
@@ -176,23 +186,20 @@ def curve(model: Model, raster: Model | None, passes: tuple[int, ...], count: in
 
 def likelihood(model: Model, passes: tuple[int, ...], count: int) -> dict:
   """Nats a code, by the model itself code by code, of what each way draws."""
-  base = dataclasses.replace(model.config.sampling, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, guidance_scale=1.0,
-                             strategy="", window=0, passes=0, row_window=0)
-  val = load_examples(model.config, "val", count).captioned()
-  prompts = [prompt for prompt in val.prompts if model.fits(prompt)]
+  base = clean(model.config.sampling, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, guidance_scale=1.0)
+  prompts = prompts_of(model, count)
   texts, out, empty = [model.text.encode(prompt) for prompt in prompts], {}, np.full(model.image.grid, -1, np.int32)
-  for name, (how, taken) in ways(model, base, passes).items():
-    order, documents = np.arange(empty.size), [to_draw(model, text) for text in texts]
+  for name, (how, taken) in every_way(model, base, passes).items():
+    order, groups = np.arange(empty.size), None
     if how.passes:
       groups = groups_of(np.ones(empty.shape, bool), how, 0)
       order = np.argsort(groups, axis=None, kind="stable")
-      documents = [build(OBJECTIVES["parallel"](Codes((text,), empty, groups=groups), np.random.default_rng(0), DRAWING),
-                         model.vocabulary) for text in texts]
+    documents = [to_draw(model, text, groups) for text in texts]
     codes = np.empty((len(texts), empty.size), np.int32)
     codes[:, order] = [model.vocabulary.image_codes(ids) for ids in model.sampler.draw(documents, how, 0)]
     known = [document(model, "text_to_image", text, one.reshape(empty.shape)) for text, one in zip(texts, codes, strict=True)]
     nats = -model.sampler.log_likelihood(known) / np.array([d.learned for d in known])
-    out[name] = figure("nats", nats) | {"passes": taken, "ms": alone(model, how, prompts[0])}
+    out[name] = figure("nats", nats) | {"passes": taken, "ms": milliseconds(model, how, prompts[0])}
     print(f"{name:15s} {taken:3d} passes behind the prefix, {out[name]['ms']:4.0f} ms, nats a code "
           f"{out[name]['nats']:.3f} ({out[name]['nats_low']:.3f}-{out[name]['nats_high']:.3f}), n {len(texts)}", flush=True)
   return out
@@ -229,8 +236,8 @@ def walls(shape: dict, passes: int, rounds: int, grid: int = 8) -> dict[str, flo
 def main(model: Path | None = None, emoji: Path | None = None, raster: Path | None = None, keys: int = 200,
          prompts: int = 2_000, windows: tuple[int, ...] = (16,), guesses: tuple[str, ...] = ("above", "left"),
          passes: tuple[int, ...] = (8, 4, 16, 32), rounds: int = 5, shapes: tuple[str, ...] = ("256", "768")):
-  """model: a run on scenes; emoji: one on another source; raster: of equal training, without
-  parallel; shapes: those timed, of 256 and 768."""
+  """model: a run on scenes; emoji: one on another source; raster: of equal training, without parallel; shapes: those timed,
+  of 256 and 768."""
   result = {"jacobi_pass_share": None, "jacobi_identical": None, "jacobi_pass_share_emoji": None, "groups_pass_share": None,
             "groups_accuracy_drop": None}
   for folder, suffix in ((model, ""), (emoji, "_emoji")):

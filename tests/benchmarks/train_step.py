@@ -41,13 +41,13 @@ rate measured would not reach 1.5. With blocks above 1 GiB given back after each
 allocator`) the 768 ratio was 0.72, though ours alone took 8.6 s a step then as now: memory that is free while the
 other side has its turn goes back to the host of a virtual machine, and comes back slowly. At 256 unroll=4 is 1.04 to
 1.1 times as fast, jax 0.12 1.1 times, with both 1.2 times (medians of 8 steps); dense attention or blocks, and the
-watch, make no difference. A ratio of 1.5 is beyond such a machine: products of 4,096 rows run at 160 to 187 GFLOP/s
-there (torch's at 115 to 160), so a step's 98 GFLOP take 0.55 s with nothing else, and the peer's whole step 0.97. Of
-the cores' time 56 % goes to products, 20 % to elementwise loops, 9 % to malloc and memmove; 15 % they wait. Blocks of
-attention run at 40 to 50 GFLOP/s. Tried in turn with the default: layers in a Python loop, SwiGLU's gradient computed
-again, remat dots, wider vectors, other fusion emitters, no YNN: within the noise or slower; four rows' blocks at once
-with turned weights: 0.8 times as fast; blocks of 256: 1.1 times here, but 0.57 on rows of eight documents of 96
-tokens.
+watch, make no difference. Products of 4,096 rows run at 160 to 187 GFLOP/s there (torch's at 115 to 160), so a step's
+98 GFLOP take 0.55 s with nothing else, and the peer's whole step 0.97: for 1.5 it would have to run at 0.86 of the
+products' own rate (ratio_at_peak_256 1.74). Of the cores' time 56 % goes to products, 20 % to elementwise loops, 9 %
+to malloc and memmove; 15 % they wait. Blocks of attention run at 40 to 50 GFLOP/s. Tried in turn with the default:
+layers in a Python loop, SwiGLU's gradient computed again, remat dots, wider vectors, other fusion emitters, no YNN:
+within the noise or slower; four rows' blocks at once with turned weights: 0.8 times as fast; blocks of 256: 1.1 times
+here, but 0.57 on rows of eight documents of 96 tokens.
 
 The last line is JSON.
 """

@@ -32,15 +32,20 @@ class Temperature:
     return logits / self.value
 
 
+def _only(logits, kept, ids):
+  """f32[… v]: `kept` f32[… k] at its ids, -inf elsewhere. By number, since a comparison with the least that is kept may meet
+  logits that a compiler made a second time and rounded otherwise."""
+  return jnp.put_along_axis(jnp.full_like(logits, -jnp.inf), ids, kept, -1, inplace=False)
+
+
 @dataclass(frozen=True)
 class TopK:
   """All but the k largest become -inf."""
   k: int
 
   def __call__(self, logits, seen=None):
-    # by number: a comparison with the k-th may meet logits that a compiler made a second time and rounded otherwise
     largest, ids = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
-    return jnp.put_along_axis(jnp.full_like(logits, -jnp.inf), ids, largest, -1, inplace=False)
+    return _only(logits, largest, ids)
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,7 @@ class TopP:
   def __call__(self, logits, seen=None):
     ranked, ids = jax.lax.top_k(logits, logits.shape[-1])
     before = jnp.cumsum(jax.nn.softmax(ranked, -1), -1) - jax.nn.softmax(ranked, -1)
-    kept = jnp.where(before < self.p, ranked, -jnp.inf)   # by number, as in TopK
-    return jnp.put_along_axis(jnp.full_like(logits, -jnp.inf), ids, kept, -1, inplace=False)
+    return _only(logits, jnp.where(before < self.p, ranked, -jnp.inf), ids)
 
 
 @dataclass(frozen=True)
