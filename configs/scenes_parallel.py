@@ -33,6 +33,6 @@ def get_config() -> Config:
           tasks=dict(text_to_image=0.4, parallel=0.6),
           train=Train(steps=3_000, batch_size=10, optimizer="muon", learning_rate=4e-3, warmup_steps=40,
                       ema_decay=0.98, log_every=25, save_every=1_000, sample_every=1_000)),
-      sampling=Sampling(temperature=0.5, guidance_scale=1.5),
+      sampling=Sampling(temperature=0.2, guidance_scale=1.5),
       evaluation=Evaluation(examples=1_000, minutes=1.5, batch_size=256),
   )

@@ -237,14 +237,15 @@ def test_sentences_of_a_record():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_group_sizes(name):
-  """Every group has a code, all codes are drawn; the cosine's groups grow."""
+  """Every group has a code, all codes are drawn; the cosine's groups grow from one code on."""
   for size in (1, 2, 7, 36, 64):
     for count in range(1, size + 1):
       sizes = SCHEDULES[name](size, count)
       assert len(sizes) == count and sizes.min() >= 1 and sizes.sum() == size, (size, count)
   assert SCHEDULES["uniform"](64, 8).tolist() == [8] * 8 and SCHEDULES["uniform"](7, 2).tolist() == [3, 4]
   known = np.cumsum(SCHEDULES["cosine"](64, 8))
-  assert np.abs(known - 64 * (1 - np.cos(np.pi / 2 * np.arange(1, 9) / 8))).max() <= 1
+  assert np.abs(known - 1 - 63 * (1 - np.cos(np.pi / 2 * np.arange(8) / 7))).max() <= 1
+  assert SCHEDULES["cosine"](36, 5).tolist() == [1, 3, 7, 12, 13]
 
 
 def test_orders_of_groups():

@@ -120,10 +120,15 @@ def turns(documents, done, together: bool) -> dict[int, int]:
 
 
 def column_of(document, at: int, together: bool) -> tuple[int, int]:
-  """(pass, place in it) of a token."""
+  """(pass, place in it from its end: -1 is the last) of a token that is drawn from; those that are not stand before them."""
   of = passes_of(document, together)
-  at -= asked(document)[0]
-  return of[at], int((of[:at] == of[at]).sum())
+  return of[at - asked(document)[0]], -int((of[asked(document) - asked(document)[0]] == of[at - asked(document)[0]])[
+      np.searchsorted(asked(document), at):].sum())
+
+
+def in_rows(logits: np.ndarray, documents: int) -> np.ndarray:
+  """f32[rows columns v] of what a pass draws from, for so many documents and those that pad them."""
+  return logits.reshape(1 << (documents - 1).bit_length(), -1, logits.shape[-1])
 
 
 def forward(sampler, document) -> np.ndarray:
@@ -185,15 +190,14 @@ def test_cached_decoding_is_the_full_forward_pass(spy, kinds, switches):
   drawn = sampler.draw(documents, GREEDY, 0)
   jax.effects_barrier()
   together, count = "parallel" in kinds, 0
-  width = len(seen[0]) // (1 << (len(documents) - 1).bit_length())
-  assert (width > 1) == together
+  assert any(in_rows(of, len(documents)).shape[1] > 1 for of in seen) == together
   done = [filled(document, ids) for document, ids in zip(documents, drawn)]
   run = turns(documents, [one for one, _ in done], together)
   for row, (document, ids, (one, at_draws)) in enumerate(zip(documents, drawn, done)):
     logits = forward(sampler, one)
     for at, one in zip(at_draws, ids, strict=True):
       turn, place = column_of(document, at, together)
-      np.testing.assert_allclose(seen[run[turn]][row * width + place], logits[at], atol=1e-4)
+      np.testing.assert_allclose(in_rows(seen[run[turn]], len(documents))[row, place], logits[at], atol=1e-4)
       likely = rules.gathered(jnp.asarray(logits[at])[None], BINS)[0] if document.blocks[at] == LOCATION else logits[at]
       assert one == np.where(legal(document, at), likely, -np.inf).argmax()
       count += 1
@@ -301,7 +305,6 @@ def test_text_attention(spy, together):
   documents = [to_draw(name, seed, length=4) for seed in range(2) for name in kinds]
   drawn = sampler.draw(documents, dataclasses.replace(GREEDY, text_attention=1.4), 0)
   jax.effects_barrier()
-  width = len(seen[0]) // (1 << (len(documents) - 1).bit_length())
   done = [filled(document, ids) for document, ids in zip(documents, drawn)]
   run, moved = turns(documents, [one for one, _ in done], together), 0
   for row, (document, ids, (one, at_draws)) in enumerate(zip(documents, drawn, done)):
@@ -310,7 +313,7 @@ def test_text_attention(spy, together):
     logits = np.asarray(with_text_attention(sampler.language, sampler.params, batch, text))[0]
     for at in at_draws:
       turn, place = column_of(document, at, together)
-      np.testing.assert_allclose(seen[run[turn]][row * width + place], logits[at], atol=1e-4)
+      np.testing.assert_allclose(in_rows(seen[run[turn]], len(documents))[row, place], logits[at], atol=1e-4)
     moved += not np.allclose(logits[at_draws], forward(sampler, one)[at_draws], atol=1e-2)
     assert text.any() == (kinds[row % len(kinds)] not in ("image_to_text", "question"))
   assert moved == 2 * (len(kinds) - 2)
@@ -350,13 +353,12 @@ def test_guidance_is_taken_from_both_passes(spy):
     seen.clear()
     drawn = sampler.draw(documents, Sampling(temperature=0.0, guidance_scale=2.5), 0, nulls)
     jax.effects_barrier()
-    width = len(seen[0]) // 4
     for row, (document, null, ids) in enumerate(zip(documents, nulls, drawn)):
       with_it, without = forward(sampler, filled(document, ids)[0]), forward(sampler, filled(null, ids)[0])
       for at, other in zip(asked(document), asked(null)):
         want = without[other] + 2.5 * (with_it[at] - without[other])
         turn, place = column_of(document, at, name == "parallel")
-        np.testing.assert_allclose(seen[turn][row * width + place], want, atol=5e-4)
+        np.testing.assert_allclose(in_rows(seen[turn], 3)[row, place], want, atol=5e-4)
   with pytest.raises(ValueError, match="guidance needs the documents without their condition"):
     sampler.draw(documents, Sampling(guidance_scale=2.0), 0)
 

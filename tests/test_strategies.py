@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sampler import GREEDY, GRID, SOME, V, asked, filled, forward, language, legal, sampler, spy, to_draw
+from test_sampler import GREEDY, GRID, SOME, V, asked, filled, forward, in_rows, language, legal, sampler, spy, to_draw
 
 from unitok.config import Sampling
 from unitok.models import decoder
@@ -14,13 +14,14 @@ from unitok.models.rule import Rule
 from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes, control
 from unitok.objectives.parallel import SCHEDULES
+from unitok.sampling import rows as layout
 from unitok.sampling.by_rows import by_rows
-from unitok.sampling.groups import ORDERS, groups_of
+from unitok.sampling.groups import GROUPS, ORDERS, groups_of
 from unitok.sampling.guidance import Guidance, guide
 from unitok.sampling.rows import NEIGHBOURS
 from unitok.sampling.rules import Repetition, rules_of
 from unitok.sampling.sampler import Watch
-from unitok.sampling.strategy import first_drawn, in_groups
+from unitok.sampling.strategy import Placed, first_drawn, in_groups, one_by_one
 from unitok.sequence import Part, build, visible, without
 
 ALONE = tuple(name for name in OBJECTIVES if name not in ("parallel", "refine"))
@@ -198,6 +199,28 @@ def test_groups_take_as_many_passes(sampler):
   warm = Sampling(temperature=8.0)
   grouped = sampler.draw(documents, dataclasses.replace(warm, strategy="groups"), 0)
   assert all(same(grouped, sampler.draw(documents, warm, 0)))
+
+
+def test_passes_are_as_wide_as_they_need_to_be(sampler, monkeypatch):
+  """Columns of each pass by hand: codes that were drawn before, and placeholders, from which alone is drawn; the ids do not
+  depend on how many columns a pass has, nor on where one stops to be watched."""
+  whole = build(OBJECTIVES["parallel"](Codes((np.arange(3, dtype=np.int32),), np.full((8, 8), -1, np.int32), groups=groups_of(
+      np.ones((8, 8), bool), Sampling(passes=8), 0)), np.random.default_rng(0), DRAWING), V)
+  runs_of = lambda some: layout.runs_of([Placed(d, GROUPS.passes(d)) for d in some])
+  assert runs_of([whole]) == [(1, 1, 1), (6, 4, 2), (12, 8, 1), (24, 12, 2), (28, 14, 2)]
+  plain = [Placed(d, one_by_one(d)) for d in (to_draw("text_to_image", 0), to_draw("infill", 1))]
+  assert layout.runs_of(plain, 8) == [(1, 1, 16)]
+  documents = [build(OBJECTIVES["parallel"](Codes((np.arange(seed, dtype=np.int32),), np.full(GRID, -1, np.int32), groups=groups_of(
+      np.ones(GRID, bool), Sampling(passes=5), seed)), np.random.default_rng(0), DRAWING), V) for seed in range(4)]
+  warm, stops = Sampling(temperature=8.0), []
+  found = [sampler.draw(documents, warm, 0), sampler.draw(documents, warm, 0, watch=Watch(stops.append, 2))]
+  runs = [runs_of(documents)]
+  monkeypatch.setattr(layout, "LOOPS", 1)
+  found.append(sampler.draw(documents, warm, 0))
+  runs.append(runs_of(documents))
+  columns = [sum(run.width * run.passes for run in some) for some in runs]
+  assert len(runs[0]) > 2 >= len(runs[1]) and columns[0] < columns[1] and len(stops) == 2
+  assert all(same(found[0], found[1])) and all(same(found[0], found[2]))
 
 
 # ---- logit rules and guidance
@@ -406,7 +429,7 @@ def test_rows_see_what_is_drawn_so_far(spy):
   drawn = sampler.run(documents, by, 0)
   jax.effects_barrier()
   assert len(seen) == drawn.passes.max() + 1 and drawn.passes[0] == 5      # 3 rows of 4: 0 .. 3, 1 .. 4, 2 .. 5
-  width, stand_ins = len(seen[0]) // 4, 0
+  stand_ins = 0
   for row, (document, ids) in enumerate(zip(documents, drawn.ids)):
     one = by_rows(document, by, IMAGE)
     new, first = one.document, first_drawn(document)
@@ -423,8 +446,8 @@ def test_rows_see_what_is_drawn_so_far(spy):
     see = np.pad(see, (0, 40 - new.length)) | np.eye(40, dtype=bool)
     logits = np.asarray(masked(sampler.language, sampler.params, pad(inputs), pad(new.positions), see))
     for token, code in zip(at, ids):
-      here = np.flatnonzero(one.passes == when[token])
-      np.testing.assert_allclose(seen[when[token]][row * width + np.searchsorted(here, token - first)], logits[token], atol=1e-4)
+      behind = at[(when[at] == when[token]) & (at >= token)]
+      np.testing.assert_allclose(in_rows(seen[when[token]], 4)[row, -len(behind)], logits[token], atol=1e-4)
       assert code == np.where(V.allowed("image"), logits[token], -np.inf).argmax()
   assert stand_ins >= 4
 

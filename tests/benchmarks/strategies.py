@@ -56,6 +56,10 @@ from unitok.vocab import make_vocabulary
 
 BATCH = 25
 """Keys drawn side by side."""
+PASSES = 8
+"""Of 64 codes, whose wall time is measured."""
+SAME_ORDER = 250
+"""Prompts whose pictures are drawn in one order."""
 TIE = 1e-4
 """Of two perturbed logits that are near enough for another order of additions to choose the other."""
 SHAPES = {"256": dict(layers=4, width=256, heads=8, kv_heads=4, hidden=704),
@@ -135,12 +139,17 @@ def jacobi(model: Model, keys: int, windows: tuple[int, ...], guesses: tuple[str
   return out
 
 
-def accuracy(model: Model, sampling: Sampling, count: int) -> dict:
-  """{accuracy, accuracy_n, …} of whole pictures right, over as many validation prompts."""
-  config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, val_examples=count))
-  val = load_examples(config, "val", count)
-  found = read_pictures(model.generate(val.prompts, sampling, seed=0, batch_size=256))
-  return figure("accuracy", np.array([a == f for a, f in zip(truths(val), found, strict=True)]))
+def accuracy(model: Model, sampling: Sampling, count: int, skip: int) -> dict:
+  """{accuracy, accuracy_n, …} of whole pictures right, over as many validation prompts behind the first `skip`; each
+  SAME_ORDER of them by a seed of its own, which random and local orders depend on."""
+  config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, val_examples=skip + count))
+  val = load_examples(config, "val", skip + count)
+  right = []
+  for seed, start in enumerate(range(skip, skip + count, SAME_ORDER)):
+    here = slice(start, min(start + SAME_ORDER, skip + count))
+    found = read_pictures(model.generate(val.prompts[here], sampling, seed=seed, batch_size=SAME_ORDER))
+    right += [a == f for a, f in zip(truths(val)[here], found, strict=True)]
+  return figure("accuracy", np.array(right))
 
 
 def every_way(model: Model, base: Sampling, passes: tuple[int, ...]) -> dict[str, tuple[Sampling, int]]:
@@ -170,14 +179,15 @@ def milliseconds(model: Model, how: Sampling, prompt: str) -> float:
   return 1e3 * statistics.median(seconds[1:])
 
 
-def curve(model: Model, raster: Model | None, passes: tuple[int, ...], count: int) -> dict:
+def curve(model: Model, raster: Model | None, passes: tuple[int, ...], count: int, skip: int) -> dict:
   """Accuracy of whole pictures by the number of passes."""
   found, out = every_way(model, clean(model.config.sampling), passes), {}
   runs = [(name, model, *one) for name, one in found.items()]
   if raster is not None:
-    runs.insert(1, ("raster", raster, clean(raster.config.sampling), found["sequential"][1]))
+    runs.insert(1, ("raster", raster, clean(model.config.sampling), found["sequential"][1]))
   for name, one, how, taken in runs:
-    out[name] = accuracy(one, how, count) | {"passes": taken, "ms": milliseconds(one, how, "a large red circle at the left")}
+    out[name] = accuracy(one, how, count, skip) | {
+        "passes": taken, "ms": milliseconds(one, how, "a large red circle at the left")}
     print(f"{name:15s} {taken:3d} passes behind the prefix, {out[name]['ms']:4.0f} ms, pictures right "
           f"{out[name]['accuracy']:.3f} ({out[name]['accuracy_low']:.3f}-{out[name]['accuracy_high']:.3f}), "
           f"n {out[name]['accuracy_n']}", flush=True)
@@ -234,10 +244,10 @@ def walls(shape: dict, passes: int, rounds: int, grid: int = 8) -> dict[str, flo
 
 
 def main(model: Path | None = None, emoji: Path | None = None, raster: Path | None = None, keys: int = 200,
-         prompts: int = 2_000, windows: tuple[int, ...] = (16,), guesses: tuple[str, ...] = ("above", "left"),
+         prompts: int = 2_000, skip: int = 0, windows: tuple[int, ...] = (16,), guesses: tuple[str, ...] = ("above", "left"),
          passes: tuple[int, ...] = (8, 4, 16, 32), rounds: int = 5, shapes: tuple[str, ...] = ("256", "768")):
-  """model: a run on scenes; emoji: one on another source; raster: of equal training, without parallel; shapes: those timed,
-  of 256 and 768."""
+  """model: a run on scenes; emoji: one on another source; raster: of equal training, without parallel; skip: prompts before
+  those of the accuracies, where they were used to choose something; shapes: those timed, of 256 and 768."""
   result = {"jacobi_pass_share": None, "jacobi_identical": None, "jacobi_pass_share_emoji": None, "groups_pass_share": None,
             "groups_accuracy_drop": None}
   for folder, suffix in ((model, ""), (emoji, "_emoji")):
@@ -254,7 +264,7 @@ def main(model: Path | None = None, emoji: Path | None = None, raster: Path | No
     if suffix:
       result["ways_emoji"] = likelihood(opened, passes, prompts)
     if not suffix and opened.config.decoder.tasks.get("parallel"):
-      found = curve(opened, None if raster is None else Model.open(raster), passes, prompts)
+      found = curve(opened, None if raster is None else Model.open(raster), passes, prompts, skip)
       ours = found[f"{passes[0]} random"]
       best = max(found[name]["accuracy"] for name in ("sequential", "raster") if name in found)
       result |= {"groups_pass_share": ours["passes"] / found["sequential"]["passes"],
@@ -266,7 +276,7 @@ def main(model: Path | None = None, emoji: Path | None = None, raster: Path | No
         result |= {f"{way}_pass_share": first["passes"] / found["sequential"]["passes"],
                    f"{way}_accuracy_drop_own": found["sequential"]["accuracy"] - first["accuracy"]}
   for name in shapes:
-    seconds = walls(SHAPES[name], passes[0], rounds)
+    seconds = walls(SHAPES[name], PASSES, rounds)
     suffix = "" if name == "256" else f"_{name}"
     print(f"{SHAPES[name]['layers']} x {name}, batch 1, 64 codes: " + ", ".join(
         f"{way} {1e3 * one:.0f} ms" for way, one in seconds.items()) + f", n {rounds}", flush=True)

@@ -291,15 +291,16 @@ class Decoder(nnx.Module):
     dim = o.width // o.heads
     return Cache(zeros(self.cache_dtype, dim, slots), zeros(self.cache_dtype, slots, dim), scales(), scales())
 
-  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None, extra=None, layers=None):
-    """n more tokens at slots at .. at+n-1 -> (hidden [b n w], cache).
+  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None, extra=None, layers=None, last=None):
+    """n more tokens at slots at .. at+n-1 -> (hidden [b last w] of the `last` ones, of all without it; cache).
 
-    cache_rule holds the integers of all slots [b slots]; those behind these tokens are seen by none, whatever it says, so
-    that the order of computation may be another than the document's. bias f32[b slots] is added to the attention scores
-    of each slot in every layer. at: a number, or i32[b] one for each row. layers: the weights of each, as `apart` has
+    cache_rule holds the integers of the slots that may be seen, [b slots] from the first on; those behind these tokens are
+    seen by none, whatever it says, so that the order of computation may be another than the document's. bias f32[b slots]
+    is added to the attention scores of each slot in every layer. at: a number, or i32[b] one for each row. layers: the weights of each, as `apart` has
     them; without it slices of the stacked ones, which a loop copies in every pass.
     """
-    written = jnp.arange(cache.values[0].shape[2]) < jnp.asarray(at)[..., None, None] + ids.shape[1]
+    slots = cache_rule.order.shape[1]
+    written = jnp.arange(slots) < jnp.asarray(at)[..., None, None] + ids.shape[1]
     seen, turn = Mask(visible(rule, cache_rule) & written, bias), self._turn(positions)
     graph, stacked = nnx.split(self.layers)
     tokens = self._tokens(ids, rule)
@@ -309,9 +310,12 @@ class Decoder(nnx.Module):
       q, k, v = layer.project(x, turn, tokens)
       (k, *scale), (v, *scale_of_v) = map(quantized, (k, v)) if cache.key_scales else ((k,), (v,))
       new, axes = (k.swapaxes(2, 3), v, *scale, *scale_of_v), (3, 2, 2, 2)
-      kept.append([_written(slots[n], *one, at) for slots, *one in zip(cache, new, axes)])
-      attended = (attend_int8(q, *kept[-1], *seen, self.scores) if cache.key_scales else
-                  attend(q, *kept[-1], seen, self.scores, True))
+      kept.append([_written(held[n], *one, at) for held, *one in zip(cache, new, axes)])
+      near = [jax.lax.slice_in_dim(held, 0, slots, axis=axis) for held, axis in zip(kept[-1], axes)]
+      if n == self.options.layers - 1 and last is not None:     # what nothing is asked of needs no more than its keys
+        x, q, seen = x[:, -last:], q[:, -last:], seen._replace(pairs=seen.pairs[:, -last:])
+        tokens = self._tokens(ids[:, -last:], Rule(*(of[:, -last:] for of in rule)))
+      attended = (attend_int8(q, *near, *seen, self.scores) if cache.key_scales else attend(q, *near, seen, self.scores, True))
       x, _ = layer.finish(x, attended, tokens=tokens)
     return self.norm(x), Cache(*map(tuple, zip(*kept)))
 

@@ -29,12 +29,14 @@ def random_groups(grid: tuple[int, int], rng: np.random.Generator, options: Obje
 
 
 def cosine(size: int, count: int) -> np.ndarray:
-  """Sizes of `count` groups: after r of them the share cos(pi r / 2 count) is still unknown (2202.04200), so the first
-  are small; each has one code at least."""
-  known = np.round(size * (1 - np.cos(np.pi / 2 * np.arange(count + 1) / count))).astype(int)
-  for n in range(1, count):   # one code at least for each, those to come included
-    known[n] = min(max(known[n], known[n - 1] + 1), size - (count - n))
-  return np.diff(known)
+  """Sizes of `count` groups: the first is one code, which decides what is open of all; after r more of them the share
+  cos(pi r / 2 (count - 1)) of the others is still unknown (2202.04200), so groups grow; each has one code at least."""
+  if count == 1:
+    return np.array([size])
+  known = np.round(1 + (size - 1) * (1 - np.cos(np.pi / 2 * np.arange(count) / (count - 1)))).astype(int)
+  for n in range(1, count - 1):   # one code at least for each, those to come included
+    known[n] = min(max(known[n], known[n - 1] + 1), size - (count - 1 - n))
+  return np.diff(known, prepend=0)
 
 
 def uniform(size: int, count: int) -> np.ndarray:

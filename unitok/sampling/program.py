@@ -16,7 +16,7 @@ from unitok.sampling import rules
 from unitok.sampling.guidance import guidance_of
 from unitok.sampling.jacobi import prefix
 from unitok.sampling.maskgit import regrouped, surest
-from unitok.sampling.rows import Rows
+from unitok.sampling.rows import Rows, Run
 
 
 class Blocks(NamedTuple):
@@ -29,11 +29,11 @@ class Blocks(NamedTuple):
 class Shape(NamedTuple):
   """What programs are compiled for, beside the sides of their arrays."""
   prefix: int             # columns before those of the first pass
-  width: int              # columns of a pass
+  runs: tuple[Run, ...]
   sampling: Sampling
   ids: tuple[range, ...]  # what can be drawn, see `drawable`; () is the whole vocabulary
   bins: range | None      # the ids of boxes, where `rules.gathered` is needed for them
-  windows: bool           # of the strategy; then the last `width` columns of the rows are spare
+  windows: bool           # of the strategy; then there is one run, and the last `width` columns of the rows are spare
   chooses: bool           # of the strategy; then there are the columns of one pass
 
 
@@ -76,24 +76,28 @@ def put(x, new, at):
 
 def begin(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most) -> State:
   """The pass over the prefix, which draws too. most: columns of a window that are kept, at most."""
-  return _passes(language, blocks, shape, weights, rows, numbers, seed, most)[0]()
+  return _passes(language, blocks, shape, 0, weights, rows, numbers, seed, most)[0]()
 
 
 def go_on(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most, state: State,
           passes) -> tuple[State, jax.Array]:
   """After so many passes or as many as are left; bool[]: are there more?"""
-  _, one, unfinished = _passes(language, blocks, shape, weights, rows, numbers, seed, most)
-  left = lambda counted: (counted[1] < passes) & unfinished(counted[0])
-  state, _ = jax.lax.while_loop(left, lambda counted: (one(counted[0]), counted[1] + 1), (state, jnp.int32(0)))
-  return state, unfinished(state)
+  counted = state, jnp.int32(0)
+  for number, run in enumerate(shape.runs):
+    _, one, unfinished = _passes(language, blocks, shape, number, weights, rows, numbers, seed, most)
+    if number or run.passes > 1 or len(shape.runs) == 1:        # else `begin` was all of it
+      counted = jax.lax.while_loop(lambda x: (x[1] < passes) & unfinished(x[0], True).any(),
+                                   lambda x: (one(x[0]), x[1] + 1), counted)
+  return counted[0], unfinished(counted[0]).any()
 
 
-def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most):
-  """(() -> State behind the first pass, State -> State behind the next, State -> bool[] is there one?).
+def _passes(language, blocks: Blocks, shape: Shape, number: int, weights: Weights, rows: Rows, numbers, seed, most):
+  """(() -> State behind the first pass, State -> State behind the next, (State, bool) -> bool[count]: is there one, in this
+  run?) where passes are as in the run of this number.
 
   Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
   """
-  start, width, sampling, some, bins, windows, chooses = shape
+  start, runs, sampling, some, bins, windows, chooses = shape
   model, guidance = language.model(weights.params), guidance_of(sampling)
   drawable = np.concatenate([np.arange(r.start, r.stop) for r in some or (range(language.vocabulary_size),)])
   members = jnp.asarray(np.asarray(blocks.members)[:, drawable])
@@ -102,18 +106,23 @@ def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows
   count = numbers.shape[0]
   repeats = all_rows // count
   keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+  width, drawing, _ = runs[number]
+  sides = [run.width for run in runs for _ in range(run.passes)]
+  begins = np.append(np.arange(start), np.repeat(start + np.cumsum([0, *sides[:-1]]), sides))    # of each column's pass
   place, last = jnp.arange(columns), columns - width
   flat = lambda x: x.reshape(-1, *x.shape[2:])
   every = lambda x: jnp.tile(x, (repeats, *[1] * (x.ndim - 1)))
 
-  def extend(s: State, positions, cache, at, n):
+  def extend(s: State, positions, cache, at, n, stop=columns):
+    """The next n columns, which see none from `stop` on -> (hidden of those that are drawn from, cache)."""
     rule = Rule(*rows.rule)
     rule = rule._replace(segment_ids=rule.segment_ids * every(s.alive))
     if chooses:
       rule = regrouped(rule, rows.blocks >= 0, every(s.turns), every(s.passes))
     slots = at if jnp.ndim(at) == 0 else every(at)
-    return model.extend(take(s.ids, at, n), positions, take(rule, at, n), cache, rule, slots, bias(s.ids),
-                        take(s.extra, at, n), weights.layers)
+    near, text = Rule(*(x[:, :stop] for x in rule)), bias(s.ids)
+    return model.extend(take(s.ids, at, n), positions, take(rule, at, n), cache, near, slots,
+                        None if text is None else text[:, :stop], take(s.extra, at, n), weights.layers, drawing)
 
   def bias(ids):
     """f32[b n] that text gets in a document whose picture is drawn (CogView2, 2204.14217), or None."""
@@ -131,9 +140,12 @@ def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows
     """bool[count]: is anything left to be drawn from `at` on?"""
     return ((rows.blocks[:count] >= 0) & (alive > 0) & (place >= at[..., None])).any(-1)
 
-  def unfinished(s: State):
-    """bool[count]: is anything left to be drawn?"""
-    return ((rows.blocks[:count] >= 0) & (s.turns < 0)).any(-1) if chooses else to_draw(s.at, s.alive)
+  def unfinished(s: State, here: bool = False):
+    """bool[count]: is anything left to be drawn, and (here) the next pass one of this run?"""
+    left = ((rows.blocks[:count] >= 0) & (s.turns < 0)).any(-1) if chooses else to_draw(s.at, s.alive)
+    if not here or number == len(runs) - 1:
+      return left
+    return left & (s.at < start + sum(run.width * run.passes for run in runs[:number + 1]))
 
   def following(at, alive):
     """Where the next pass begins that is not void: of all rows together, or of each by itself, `last` at its end."""
@@ -142,7 +154,7 @@ def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows
     first = jnp.where(some.any(-1), jnp.argmax(some, -1), columns)
     if windows:
       return jnp.where(to_draw(first, alive), first, last).astype(jnp.int32)
-    return (first - (first - start) % width).astype(jnp.int32)
+    return jnp.asarray(np.append(begins, columns), jnp.int32)[first]
 
   def guess(s: State) -> State:
     """With an id wherever one is asked for in the window: behind `known` that which stands `back` columns before it, or
@@ -158,19 +170,19 @@ def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows
                       extra=None if s.extra is None else put(s.extra, copied(s.extra), at))
 
   def further(hidden, first, here, draw_keys, done):
-    """i32[count width G-1]: the further codes of the places `here` whose first codes were drawn, -1 elsewhere."""
+    """i32[count drawing G-1]: the further codes of the places `here` whose first codes were drawn, -1 elsewhere."""
     codes = first[:, None]
     for book, ids in enumerate(language.further):
-      logits = model.next_book(flat(hidden), flat(every(codes.reshape(count, width, -1))))
-      logits = guidance(logits.reshape(all_rows, width, -1), done)
+      logits = model.next_book(flat(hidden), flat(every(codes.reshape(count, drawing, -1))))
+      logits = guidance(logits.reshape(all_rows, drawing, -1), done)
       keys = jax.vmap(lambda key: jax.random.fold_in(key, book))(draw_keys)
       plain = dataclasses.replace(sampling, repetition_penalty=1.0)
       choice = rules.draw(flat(logits), jnp.ones((), bool), keys, plain)
       codes = jnp.column_stack([codes, choice + ids.start])
-    return jnp.where(here[:, None], codes[:, 1:], -1).reshape(count, width, -1)
+    return jnp.where(here[:, None], codes[:, 1:], -1).reshape(count, drawing, -1)
 
   def seen_by(s: State, at):
-    """bool[count*width k]: which of the drawable ids were drawn in the document before what each column draws."""
+    """bool[count*drawing k]: which of the drawable ids were drawn in the document before what each column draws."""
     if sampling.repetition_penalty == 1:
       return None
     size = language.vocabulary_size
@@ -178,37 +190,37 @@ def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows
     before = (s.turns >= 0 if chooses else asked & (place < at[..., None])).astype(jnp.int32)
     before = jnp.zeros((count, size), jnp.int32).at[jnp.arange(count)[:, None], s.ids[:count]].max(before)
     if chooses:
-      return jnp.repeat(before[:, drawable] > 0, width, 0)
-    window = take(asked, at, width)[..., None] & (take(s.ids[:count], at, width)[..., None] == drawable)
+      return jnp.repeat(before[:, drawable] > 0, drawing, 0)
+    window = take(asked, at, drawing)[..., None] & (take(s.ids[:count], at, drawing)[..., None] == drawable)
     return flat(jnp.cumsum(window, 1) + before[:, None, drawable] > 0)
 
   def draw(s: State, hidden) -> State:
-    """With what the columns from `at` on ask for, given their last layer's output [b width w]."""
-    at = s.at
-    block, end, number = (flat(take(x[:count], at, width)) for x in (rows.blocks, rows.ends, rows.draws))
-    in_rows, total = lambda x: x.reshape(count, width), (rows.blocks[:count] >= 0).sum(1, keepdims=True)
+    """With what the columns from `at` on ask for, given their last layer's output [b drawing w]."""
+    at = s.at + width - drawing
+    block, end, number = (flat(take(x[:count], at, drawing)) for x in (rows.blocks, rows.ends, rows.draws))
+    in_rows, total = lambda x: x.reshape(count, drawing), (rows.blocks[:count] >= 0).sum(1, keepdims=True)
     before = (s.turns >= 0).sum(1, keepdims=True) + jnp.zeros_like(in_rows(number)) if chooses else in_rows(number)
     done = before / jnp.maximum(total, 1)
     if chooses:       # new noise each pass
       number = flat(in_rows(number) + total * s.passes[:, None])
-    logits = guidance(model.logits(flat(hidden), weights.head).reshape(all_rows, width, -1), done)
+    logits = guidance(model.logits(flat(hidden), weights.head).reshape(all_rows, drawing, -1), done)
     allowed = members[block] | ((drawable == end[:, None]) & (end >= 0)[:, None]) | (block < 0)[:, None]
-    draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, width), number)
+    draw_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, drawing), number)
     column = rules.draw(flat(logits), allowed, draw_keys, sampling, bins, seen_by(s, at), jnp.uint32(drawable))
     choice = jnp.asarray(drawable, jnp.int32)[column]
-    here = (block >= 0) & (flat(take(s.alive, at, width)) > 0)
+    here = (block >= 0) & (flat(take(s.alive, at, drawing)) > 0)
     if chooses:
-      here &= flat(take(s.turns, at, width)) < 0
+      here &= flat(take(s.turns, at, drawing)) < 0
     others = None if s.extra is None else further(hidden, choice, here & (block == blocks.image), draw_keys, done)
     if chooses:
       here = flat(stays(s, jnp.where(allowed, flat(logits), -jnp.inf), column, in_rows(here), draw_keys))
     choice, here, end = in_rows(choice), in_rows(here), in_rows(end)
-    first, rest = (take(x[:count], at, width) for x in (rows.fills, rows.left))
-    ends, kept, next_at = here & (choice == end), here, at + width
+    first, rest = (take(x[:count], at, drawing) for x in (rows.fills, rows.left))
+    ends, kept, next_at = here & (choice == end), here, s.at + width
     if windows:
       stay = jnp.minimum(prefix(right(s, at, choice, others, ends & (first < rest))), most)
-      kept, next_at = here & (jnp.arange(width) < stay[:, None]), at + stay
-    target = lambda fills: jnp.where(every(here), at + jnp.arange(width) if chooses else take(fills, at, width), columns)
+      kept, next_at = here & (jnp.arange(drawing) < stay[:, None]), at + stay
+    target = lambda fills: jnp.where(every(here), at + jnp.arange(drawing) if chooses else take(fills, at, drawing), columns)
     where = target(rows.fills)
     row = jnp.arange(all_rows)[:, None]
     rest = (first[..., None] <= place) & (place < rest[..., None])
@@ -218,32 +230,32 @@ def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows
     if rows.also is not None:
       again = target(rows.also)
       filled = lambda x, new: x.at[row, where].set(every(new), mode="drop").at[row, again].set(every(new), mode="drop")
-    turns = put(s.turns, jnp.where(kept, s.passes[:, None], take(s.turns, at, width)), at) if chooses else None
-    s = s._replace(at=at if chooses else following(next_at, alive), alive=alive, ids=filled(s.ids, choice), turns=turns,
-                   drawn=put(s.drawn, jnp.where(kept, choice, take(s.drawn, at, width)), at),
+    turns = put(s.turns, jnp.where(kept, s.passes[:, None], take(s.turns, at, drawing)), at) if chooses else None
+    s = s._replace(at=s.at if chooses else following(next_at, alive), alive=alive, ids=filled(s.ids, choice), turns=turns,
+                   drawn=put(s.drawn, jnp.where(kept, choice, take(s.drawn, at, drawing)), at),
                    known=at + width if windows else None)
     if others is None:
       return s
-    return s._replace(more=put(s.more, jnp.where(kept[..., None], others, take(s.more, at, width)), at),
+    return s._replace(more=put(s.more, jnp.where(kept[..., None], others, take(s.more, at, drawing)), at),
                       extra=filled(s.extra, others))
 
   def stays(s: State, logits, choice, left, draw_keys):
-    """bool[count width]: which of the places that are left have their code for good: those whose log p and noise, which
+    """bool[count drawing]: which of the places that are left have their code for good: those whose log p and noise, which
     falls to nothing, are largest. Of a place with several codes the first tells."""
-    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), choice[:, None], 1).reshape(count, width)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), choice[:, None], 1).reshape(count, drawing)
     known, now = rows.known[:count], s.passes[:, None]
     share = (now + 1) / (1 + (known < known[:, -1:]).sum(1, keepdims=True))
     noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, len(language.further))))(draw_keys)
-    confidence = log_p + sampling.choice_temperature * (1 - share) * noise.reshape(count, width)
+    confidence = log_p + sampling.choice_temperature * (1 - share) * noise.reshape(count, drawing)
     wanted = jnp.take_along_axis(known, jnp.minimum(now, known.shape[1] - 1), 1)[:, 0]
     return surest(confidence, left, wanted - (s.turns >= 0).sum(1))
 
   def right(s: State, at, choice, others, closes):
-    """bool[count width]: did a column have the id that was drawn before it, and was nothing closed there?"""
-    same = take(s.ids[:count], at, width)[:, 1:] == choice[:, :-1]
+    """bool[count drawing]: did a column have the id that was drawn before it, and was nothing closed there?"""
+    same = take(s.ids[:count], at, drawing)[:, 1:] == choice[:, :-1]
     if others is not None:
-      same &= (take(s.extra[:count], at, width)[:, 1:] == others[:, :-1]).all(-1)
-    same = (same | ~take(rows.asked[:count], at, width)[:, 1:]) & ~closes[:, :-1]
+      same &= (take(s.extra[:count], at, drawing)[:, 1:] == others[:, :-1]).all(-1)
+    same = (same | ~take(rows.asked[:count], at, drawing)[:, 1:]) & ~closes[:, :-1]
     return jnp.pad(same, ((0, 0), (1, 0)), constant_values=True)
 
   def one(s: State) -> State:
@@ -259,7 +271,8 @@ def _passes(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows
               nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if windows else None,
               turns=nothing(rows.ids) if chooses else None)
     s = guess(s) if windows else s
-    hidden, cache = extend(s, rows.positions[:, :start + width], model.empty_cache(all_rows, columns), 0, start + width)
-    return draw(s, hidden[:, start:])._replace(cache=cache)
+    hidden, cache = extend(s, rows.positions[:, :start + width], model.empty_cache(all_rows, columns), 0, start + width,
+                           start + width)
+    return draw(s, hidden)._replace(cache=cache)
 
-  return first, one, lambda s: unfinished(s).any()
+  return first, one, unfinished

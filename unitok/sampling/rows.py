@@ -1,4 +1,6 @@
 """Documents side by side as the columns that the compiled program goes through."""
+import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -32,12 +34,53 @@ def rest_of(d: Sequence) -> np.ndarray:
   return known[np.searchsorted(known, np.arange(d.length), "right")]
 
 
-def lay_out(placed: list[Placed], prefix: int, width: int, count: int, eos: int, spare: int = 0, neighbour=None) -> Rows:
-  """Rows of `prefix + count * width + spare` columns. The first token that is drawn from stands at column `prefix`.
+class Run(NamedTuple):
+  """Passes of one width that follow each other; something is drawn from their last columns alone."""
+  width: int
+  drawn: int
+  passes: int
+
+
+LOOPS = 4
+"""Runs behind the first pass, at most: each is compiled by itself."""
+
+
+def runs_of(placed: list[Placed], step: int = 1) -> list[Run]:
+  """Of all passes of the documents, and more, up to a multiple of `step`.
+
+  Columns are rounded up to 1 .. 8, 10, 12, 14, 16, 20, ... and runs joined, so that documents much alike are one program of
+  few loops. The first pass is by itself unless those behind it are like it: it is one with the prefix.
+  """
+  count = max(int(one.passes.max()) + 1 for one in placed)
+  draws = [one.document.fills[first_drawn(one.document):] >= 0 for one in placed]
+  columns = np.max([np.bincount(one.passes, minlength=count) for one in placed], axis=0)
+  drawn = np.max([np.bincount(one.passes, some, count) for one, some in zip(placed, draws)], axis=0)
+  pad = lambda sides: [_rounded(int(side)) for side in sides] + [1] * (-count % step)
+  first, *others = (Run(*sides, 1) for sides in zip(pad(columns), pad(drawn)))
+  join = lambda one, two: Run(max(one.width, two.width), max(one.drawn, two.drawn), one.passes + two.passes)
+  runs = [functools.reduce(join, some) for _, some in itertools.groupby(others, lambda run: run[:2])]
+  while len(runs) > LOOPS:
+    added = [sum(join(one, two).width * run.passes - run.width * run.passes for run in (one, two))
+             for one, two in itertools.pairwise(runs)]
+    at = int(np.argmin(added))
+    runs[at:at + 2] = [join(*runs[at:at + 2])]
+  return [join(first, runs[0]), *runs[1:]] if runs and runs[0][:2] == first[:2] else [first, *runs]
+
+
+def _rounded(n: int) -> int:
+  """Up to a number of three binary digits and zeros; at least 1."""
+  step = 1 << max(n.bit_length() - 3, 0)
+  return max(-(-n // step) * step, 1)
+
+
+def lay_out(placed: list[Placed], prefix: int, runs: list[Run], eos: int, spare: int = 0, neighbour=None) -> Rows:
+  """Rows of `prefix` columns, then those of the passes, then `spare` ones. What comes before the first pass stands right
+  before it; a pass stands at the end of its columns, tokens that are drawn from last.
 
   neighbour: document -> i32[l], a name in NEIGHBOURS with its block; None: no guesses.
   """
-  n, b, one = prefix + count * width + spare, len(placed), placed[0].document
+  ends, b, one = prefix + np.cumsum([run.width for run in runs for _ in range(run.passes)]), len(placed), placed[0].document
+  n = int(ends[-1]) + spare
   fill = lambda value: np.full((b, n), value, np.int32)
   extra = None if one.extra_codes is None else np.full((b, n, one.extra_codes.shape[1]), -1, np.int32)
   out = Rows(ids=fill(0), positions=np.zeros((b, n, one.positions.shape[1]), np.float32),
@@ -46,10 +89,11 @@ def lay_out(placed: list[Placed], prefix: int, width: int, count: int, eos: int,
              back=fill(1) if neighbour else None, extra=extra,
              also=None if all(p.also is None for p in placed) else fill(n))
   for row, (d, of, also) in enumerate(placed):
-    first, sorted_ = first_drawn(d), np.argsort(of, kind="stable")
-    within = np.empty_like(of)                                    # place of a token in its pass
-    within[sorted_] = np.arange(len(of)) - np.searchsorted(of[sorted_], of[sorted_])
-    where = np.concatenate([np.arange(prefix - first, prefix), prefix + of * width + within])
+    first = first_drawn(d)
+    sorted_ = np.lexsort((d.fills[first:] >= 0, of))
+    behind = np.empty_like(of)                                    # tokens of its pass from it on
+    behind[sorted_] = np.searchsorted(of[sorted_], of[sorted_], "right") - np.arange(len(of))
+    where = np.concatenate([np.arange(prefix - first, prefix), ends[of] - behind])
     out.ids[row, where], out.positions[row, where] = np.maximum(d.inputs, 0), d.positions
     out.rule.order[row, where], out.rule.visible_from[row, where] = d.order, d.visible_from
     out.rule.visible_until[row, where], out.rule.segment_ids[row, where] = d.visible_until, 1

@@ -23,7 +23,7 @@ from unitok.sampling import STRATEGIES, rules
 from unitok.sampling.guidance import guidance_of
 from unitok.sampling.maskgit import at_once, known_behind
 from unitok.sampling.program import Blocks, Shape, State, Weights, begin, go_on
-from unitok.sampling.rows import NEIGHBOURS, Rows, lay_out
+from unitok.sampling.rows import NEIGHBOURS, Rows, Run, lay_out, runs_of
 from unitok.sampling.strategy import Placed, Strategy, first_drawn, in_groups
 from unitok.sequence import PADDING, Sequence
 from unitok.vocab import Vocabulary
@@ -139,23 +139,19 @@ class Sampler:
     every = [d for some in (documents, nulls, empties)[:needed] for d in (*some, *[some[-1]] * (padded - count))]
     strategy = strategy_of(sampling, every)
     placed = [strategy.place(d, sampling, self.image) if strategy.place else Placed(d, strategy.passes(d)) for d in every]
-    passes = [one.passes for one in placed]
-    prefix, steps = _up(max(map(first_drawn, every)), 16), _up(max(int(of.max()) + 1 for of in passes), 8)
+    prefix = _up(max(map(first_drawn, every)), 16)
     window = (sampling.window or strategy.window) if strategy.window else 1
+    runs, behind = runs_of(placed, 1 if any(map(in_groups, every)) else 8), ()
     if window > 1:
-      neighbour = lambda d: NEIGHBOURS[sampling.guesses](d, self.image)
-      width, laid_out = window, (1, steps, self._eos, window, neighbour)
-    else:
-      width = max(int(np.bincount(of).max()) for of in passes)
-      laid_out = (width, 1 if strategy.chooses else steps, self._eos)
-    rows = lay_out(placed, prefix, *laid_out)
+      behind = window, lambda d: NEIGHBOURS[sampling.guesses](d, self.image)
+    rows = lay_out(placed, prefix, runs, self._eos, *behind)
     if strategy.chooses:
-      rows = rows._replace(known=np.stack([known_behind(d, sampling, width) for d in every]))
+      rows = rows._replace(known=np.stack([known_behind(d, sampling, runs[0].width) for d in every]))
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
     boxes = self.bins and sampling.temperature == 0 and (rows.blocks == self.blocks.index("location")).any()
     ids = drawable(rows, self.vocabulary)
-    shape = Shape(prefix, width, dataclasses.replace(sampling, **LAID_OUT), ids, self.bins if boxes else None, window > 1,
-                  strategy.chooses)
+    shape = Shape(prefix, (Run(window, window, 1),) if window > 1 else tuple(runs), dataclasses.replace(sampling, **LAID_OUT), ids, self.bins if boxes else None,
+                  window > 1, strategy.chooses)
     given = shape, self._weights(ids), rows, numbers, jnp.uint32(seed), jnp.int32(strategy.most)
     state, left = self._begin(*given), True
     while left:
