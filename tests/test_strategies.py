@@ -204,14 +204,14 @@ def test_groups_take_as_many_passes(sampler):
 def test_passes_are_as_wide_as_they_need_to_be(sampler, monkeypatch):
   """Columns of each pass by hand: codes that were drawn before, and placeholders, from which alone is drawn; the ids do not
   depend on how many columns a pass has, nor on where one stops to be watched."""
-  whole = build(OBJECTIVES["parallel"](Codes((np.arange(3, dtype=np.int32),), np.full((8, 8), -1, np.int32), groups=groups_of(
-      np.ones((8, 8), bool), Sampling(passes=8), 0)), np.random.default_rng(0), DRAWING), V)
+  document = lambda words, grid, passes: build(OBJECTIVES["parallel"](
+      Codes((np.arange(words, dtype=np.int32),), np.full(grid, -1, np.int32), groups=groups_of(
+          np.ones(grid, bool), Sampling(passes=passes), words)), np.random.default_rng(0), DRAWING), V)
   runs_of = lambda some: layout.runs_of([Placed(d, GROUPS.passes(d)) for d in some])
-  assert runs_of([whole]) == [(1, 1, 1), (6, 4, 2), (12, 8, 1), (24, 12, 2), (28, 14, 2)]
+  assert runs_of([document(3, (8, 8), 8)]) == [(1, 1, 1), (6, 4, 2), (12, 8, 1), (24, 12, 2), (28, 14, 2)]
   plain = [Placed(d, one_by_one(d)) for d in (to_draw("text_to_image", 0), to_draw("infill", 1))]
   assert layout.runs_of(plain, 8) == [(1, 1, 16)]
-  documents = [build(OBJECTIVES["parallel"](Codes((np.arange(seed, dtype=np.int32),), np.full(GRID, -1, np.int32), groups=groups_of(
-      np.ones(GRID, bool), Sampling(passes=5), seed)), np.random.default_rng(0), DRAWING), V) for seed in range(4)]
+  documents = [document(words, GRID, 5) for words in range(4)]
   warm, stops = Sampling(temperature=8.0), []
   found = [sampler.draw(documents, warm, 0), sampler.draw(documents, warm, 0, watch=Watch(stops.append, 2))]
   runs = [runs_of(documents)]

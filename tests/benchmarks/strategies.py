@@ -11,16 +11,18 @@ are those of the first.
 
 Groups and maskgit need a run that learned `parallel` and, for accuracy, scenes: each of `--passes` against `sequential`, over
 `--prompts` prompts, with the run's own temperature and guidance; rows with windows of a half, a third and a sixth of the
-width. `groups_accuracy_drop` is from the better of this model
-drawn code by code and `--raster`, a run of the same training without `parallel` (without one it is void), at the first
-of `--passes`. Of `--emoji`, where nobody can say what is right, the same ways at temperature 1 without guidance: nats a
+width. `groups_accuracy_drop` is from the better of this model drawn code by code and `--raster`, a run of the same training
+without `parallel` (without one it is void), at the first of `--passes` in random orders, a new one every 250 prompts. Of `--emoji`, where nobody can say what is right, the same ways at temperature 1 without guidance: nats a
 code that the model itself, code by code, gives to what was drawn; drawn code by code that is its entropy, and what is more
 was lost by drawing codes apart that belong together. ms: a picture drawn alone (batch 1), the median of three.
 
-What was learned: on configs/scenes_parallel.py jacobi took 0.167 of the passes, all of 200 keys the very same; groups in 9 of
-36 passes lost 0.006, in 5 0.064 (its header has more). On busy cores groups in 8 passes were 1.2 times as fast as code by
-code at 256 and 1.9 at 768: a pass is as wide as its largest group twice over (cosine's last is three times its mean), and
-a token alone had become quick.
+What was learned: on configs/scenes_parallel.py jacobi took 0.160 of the passes, all of 200 keys the very same; groups in 9 of
+36 passes lost 0.011, in 5 0.024 and maskgit 0.016 (its header has more). 64 codes in 8 passes took 39 ms where code by code
+took 45 at 4 x 256, and 490 where it took 1,498 at 12 x 768: the passes go through some 120 columns for each of the two
+rows, since a code is a placeholder first, and products of 20 to 60 rows run at some 100 GFLOP/s on these cores, 15 ms at
+256; code by code the weights come from the cache there, 0.7 ms a token, and from memory at 768. Passes all as wide as the
+largest took 1.2 to 1.4 times as long. Looking at the part of the cache alone that is filled does not pay: it is copied for
+it (code by code in four parts 1.2 to 1.4 times as long).
 
 Wall time is at batch 1 with guidance 3, of random weights in the shapes 4 x 256 and 12 x 768 with 64 codes, called in
 turn, the median of `--rounds`. The last line is JSON; figures that were not asked for are null.

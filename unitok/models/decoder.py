@@ -291,13 +291,14 @@ class Decoder(nnx.Module):
     dim = o.width // o.heads
     return Cache(zeros(self.cache_dtype, dim, slots), zeros(self.cache_dtype, slots, dim), scales(), scales())
 
-  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None, extra=None, layers=None, last=None):
+  def extend(self, ids, positions, rule: Rule, cache: Cache, cache_rule: Rule, at, bias=None, extra=None, layers=None,
+             last=None):
     """n more tokens at slots at .. at+n-1 -> (hidden [b last w] of the `last` ones, of all without it; cache).
 
     cache_rule holds the integers of the slots that may be seen, [b slots] from the first on; those behind these tokens are
     seen by none, whatever it says, so that the order of computation may be another than the document's. bias f32[b slots]
-    is added to the attention scores of each slot in every layer. at: a number, or i32[b] one for each row. layers: the weights of each, as `apart` has
-    them; without it slices of the stacked ones, which a loop copies in every pass.
+    is added to the attention scores of each slot in every layer. at: a number, or i32[b] one for each row. layers: the
+    weights of each, as `apart` has them; without it slices of the stacked ones, which a loop copies in every pass.
     """
     slots = cache_rule.order.shape[1]
     written = jnp.arange(slots) < jnp.asarray(at)[..., None, None] + ids.shape[1]
@@ -315,7 +316,8 @@ class Decoder(nnx.Module):
       if n == self.options.layers - 1 and last is not None:     # what nothing is asked of needs no more than its keys
         x, q, seen = x[:, -last:], q[:, -last:], seen._replace(pairs=seen.pairs[:, -last:])
         tokens = self._tokens(ids[:, -last:], Rule(*(of[:, -last:] for of in rule)))
-      attended = (attend_int8(q, *near, *seen, self.scores) if cache.key_scales else attend(q, *near, seen, self.scores, True))
+      attended = (attend_int8(q, *near, *seen, self.scores) if cache.key_scales else
+                  attend(q, *near, seen, self.scores, True))
       x, _ = layer.finish(x, attended, tokens=tokens)
     return self.norm(x), Cache(*map(tuple, zip(*kept)))
 

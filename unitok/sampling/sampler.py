@@ -150,8 +150,8 @@ class Sampler:
     numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
     boxes = self.bins and sampling.temperature == 0 and (rows.blocks == self.blocks.index("location")).any()
     ids = drawable(rows, self.vocabulary)
-    shape = Shape(prefix, (Run(window, window, 1),) if window > 1 else tuple(runs), dataclasses.replace(sampling, **LAID_OUT), ids, self.bins if boxes else None,
-                  window > 1, strategy.chooses)
+    shape = Shape(prefix, (Run(window, window, 1),) if window > 1 else tuple(runs),
+                  dataclasses.replace(sampling, **LAID_OUT), ids, self.bins if boxes else None, window > 1, strategy.chooses)
     given = shape, self._weights(ids), rows, numbers, jnp.uint32(seed), jnp.int32(strategy.most)
     state, left = self._begin(*given), True
     while left:
