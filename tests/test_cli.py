@@ -380,6 +380,17 @@ def test_sheet():
     drawings.sheet(images[:0])
 
 
+def test_progress_on_a_terminal(capsys, monkeypatch, folder, tmp_path):
+  """While pictures are drawn, how much of them is there; nothing of it on stdout."""
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+  told = []
+  monkeypatch.setattr("rich.status.Status.update", lambda status, text: told.append(text))
+  assert cli.main(["generate", "a ring", "--model", folder, "--out", str(tmp_path / "out"), "--json"]) == 0
+  shares = [int(re.fullmatch(r"generate … 1: (\d+)%", text)[1]) for text in told]
+  assert shares == sorted(shares) and len(shares) > 1 and 0 < shares[0] < 100
+  assert json.loads(capsys.readouterr().out)["outputs"] and commands.TELL.get() is None
+
+
 def test_table_on_a_terminal(capsys, monkeypatch):
   """Text is shown as it is, not as markup."""
   monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)

@@ -190,6 +190,42 @@ def test_go_on(versatile, images):
   assert len(said) == 2 and said == versatile.go_on([[images[0]], ["a red ring", wide]], seed=9, limit=5)
 
 
+def test_compose(versatile, images):
+  """Documents in free order are whole texts and pictures, as many as fit into a training row, in an order of the model's;
+  they depend on the seed and their place alone."""
+  documents, row = [["a red ring", images[0]], [], ["x"]], 84
+  short = dataclasses.replace(versatile.config.decoder, row_length=row)
+  model = dataclasses.replace(versatile, config=dataclasses.replace(versatile.config, decoder=short))
+  likes = lambda more: _liking(model, {versatile.vocabulary.special(name): value for name, value in more.items()})
+  either = likes({"[boi]": 6.0, "[eos]": 2.0})
+  drawn = either.compose(documents, 3, (8, 8), WARM, seed=3, limit=5)
+  kinds = [[type(piece) for piece in one] for one in drawn]
+  assert {kind for one in kinds for kind in one} == {str, np.ndarray} and len(set(map(str, kinds))) == 3
+  flat = lambda found: [[piece if isinstance(piece, str) else piece.tobytes() for piece in one] for one in found]
+  again = either.compose(documents, 3, (8, 8), WARM, seed=3, limit=5, batch_size=2)
+  assert flat(again) == flat(drawn) != flat(either.compose(documents, 3, (8, 8), WARM, seed=4, limit=5))
+  pictures = likes({"[boi]": 99.0, "[eos]": 50.0}).compose(documents[1:2], 24, (16, 16), WARM)[0]
+  assert [piece.shape for piece in pictures] == [(16, 16, 3)] * ((row - 1) // 18)          # then it ends
+  assert likes({"[eos]": 99.0}).compose(documents, sampling=WARM) == [[]] * 3
+  said = likes({"[boi]": -99.0, "[eos]": -99.0}).compose(documents[2:], 99, sampling=WARM, limit=60)
+  assert len(said[0]) > 1 and all(isinstance(piece, str) for piece in said[0])             # until no text fits
+
+
+def _liking(model, more: dict[int, float]):
+  """The model with these ids likelier by so many nats where a piece begins."""
+  class Likes:
+    def after(self, documents, batch_size):
+      found = [np.array(logits) for logits in model.sampler.after(documents, batch_size)]
+      for logits in found:
+        logits[list(more)] += list(more.values())
+      return found
+
+    def draw(self, *given, **named):
+      return model.sampler.draw(*given, **named)
+
+  return dataclasses.replace(model, sampler=Likes())
+
+
 def test_codes_drawn_in_passes_go_to_their_places(versatile):
   """With a vocabulary of one code a place … the order of drawing is undone: a sampler that draws the place's number."""
   class Counts:
@@ -375,11 +411,17 @@ def test_gaps_that_the_model_cannot_fill(versatile):
 
 
 def test_imagine(versatile, model):
-  """Pictures of any size from nothing; the seed and the place in the list tell them apart, guidance changes nothing."""
+  """Pictures of any size from nothing; the seed and the place in the list tell them apart; what does not go is refused."""
   drawn = versatile.imagine(3, WARM, seed=2)
   assert drawn.shape == (3, 16, 16, 3) and len({one.tobytes() for one in drawn}) == 3
-  guided = dataclasses.replace(WARM, guidance_scale=3.0)
-  assert np.array_equal(drawn, versatile.imagine(3, guided, seed=2, batch_size=2))
+  assert np.array_equal(drawn, versatile.imagine(3, WARM, seed=2, batch_size=2))
+  for more, says in ((dict(guidance_scale=3.0), "guidance_scale: 3.0 must be 1 here; there is no prompt"),
+                     (dict(passes=4), "passes: 4, by groups, must be 0"),
+                     (dict(strategy="maskgit", passes=4), "passes: 4, by maskgit, must be 0")):
+    with pytest.raises(ValueError, match=says):
+      versatile.imagine(1, dataclasses.replace(WARM, **more))
+  asked = dataclasses.replace(versatile.config, sampling=dataclasses.replace(WARM, guidance_scale=3.0, passes=4))
+  assert np.array_equal(drawn, dataclasses.replace(versatile, config=asked).imagine(3, seed=2))     # a run's own settings
   assert not np.array_equal(drawn, versatile.imagine(3, WARM, seed=3))
   assert versatile.imagine(1, WARM, size=(8, 12)).shape == (1, 8, 12, 3)
   assert versatile.imagine(0).shape == (0, 16, 16, 3)
@@ -467,7 +509,8 @@ def test_extend(flat, images):
   assert not np.array_equal(drawn, flat.extend(images, **sides, prompts=prompts, sampling=WARM, seed=4))
   pasted = flat.extend(images, **sides, prompts=prompts, sampling=WARM, seed=3, keep_original=True)
   assert np.array_equal(pasted[:, 4:, 4:20], images) and np.array_equal(pasted[:, :4], drawn[:, :4])
-  for way in ({}, {"passes": 3}):
+  for way in ({}, {"passes": 3}, {"strategy": "jacobi", "window": 3}, {"strategy": "maskgit", "passes": 3},
+              {"strategy": "rows", "row_window": 1}):
     how, half, mask = dataclasses.replace(WARM, **way), np.zeros_like(images), np.zeros((2, 16, 16), bool)
     half[:, :, :8], mask[:, :, 8:] = images[:, :, 8:], True
     assert np.array_equal(flat.extend(images, right=8, prompts=prompts, sampling=how, seed=5)[:, :, 8:],
@@ -588,13 +631,19 @@ def test_bad_input_leaves_the_model_serving(versatile, images):
       (lambda: versatile.fill([["a", None]], limit=900), "do not fit .*; lower the limit of 900 for each gap, or shorten"),
       (lambda: versatile.detect(some, name_limit=900), "name_limit: a picture and an object with a name of 900 text codes do not"),
       (lambda: versatile.extend(some, right=5), "right: 5 pixels must be 0 or more, a multiple of the 4"),
+      (lambda: versatile.enlarge(some, sampling=strategy(strategy="fast")), "'fast' must be one of sequential, "),
+      (lambda: versatile.arrange([[]], strategy(passes=4)), "passes: 4, by groups, must be 0"),
+      (lambda: versatile.go_on([["a"]], (8, 8), strategy(guidance_scale=2.0)), "guidance_scale: 2.0 must be 1 here; such doc"),
+      (lambda: versatile.compose([["a"]], 0), "pieces: 0 must be at least 1"),
+      (lambda: versatile.compose([["a" * 400]]), "document 0: .* do not fit into the 192"),
+      (lambda: versatile.compose([[some[0][:15]]]), r"uint8\[1, 15, 16, 3\], must be .* multiples of the 4 pixels"),
       (lambda: versatile.vary(some, 2), "share: 2 of the codes drawn anew, must be in 0 .. 1")):
     with pytest.raises(ValueError, match=says) as raised:
       call()
     assert "\n" not in str(raised.value)
   none = images[:0]
   for nothing in (versatile.generate([]), versatile.caption(none), versatile.answer(none, []), versatile.locate(none, []),
-                  versatile.fill([]), versatile.complete([]), versatile.go_on([]), versatile.arrange([]), versatile.imagine(0),
+                  versatile.fill([]), versatile.complete([]), versatile.go_on([]), versatile.compose([]), versatile.arrange([]), versatile.imagine(0),
                   versatile.infill(none, half[:0]), versatile.extend(none, top=4), versatile.vary(none), versatile.reconstruct(none),
                   versatile.log_likelihood([], none), *versatile.generate_ranked([], 2)):
     assert len(nothing) == 0

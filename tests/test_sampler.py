@@ -374,18 +374,37 @@ def test_guidance_scale_one_is_plain(sampler):
 @pytest.mark.parametrize("name, sampling", [
     ("text_to_image", Sampling(temperature=4.0)),
     ("image_to_text", Sampling(temperature=4.0, repetition_penalty=1.5, top_p=0.9)),
+    ("text_to_image image_to_text", Sampling(temperature=4.0)),
     ("locate", GREEDY)])
 def test_only_what_may_come_is_computed(sampler, monkeypatch, name, sampling):
-  """A picture's codes, a text with its end, boxes: with the logits of these ids alone what all of them give."""
-  documents, columns, draw = [to_draw(name, seed) for seed in range(8)], [], rules.draw
+  """A picture's codes, a text with its end, both, boxes: with the logits of these ids alone what all of them give."""
+  documents, columns, draw = [to_draw(one, seed) for seed in range(8) for one in name.split()], [], rules.draw
   few = Sampler(sampler.language, sampler.params, V)
   monkeypatch.setattr(rules, "draw", lambda logits, *how: (columns.append(logits.shape[-1]), draw(logits, *how))[1])
   found = few.draw(documents, sampling, 3)
-  assert set(columns) == {{"text_to_image": 30, "image_to_text": 21, "locate": 1024}[name]}
+  assert set(columns) == {{"text_to_image": 30, "image_to_text": 21, "locate": 1024}.get(name, 51)}
   monkeypatch.setattr(engine, "drawable", lambda rows, vocabulary: ())
   columns.clear()
   assert all(np.array_equal(a, b) for a, b in zip(found, few.draw(documents, sampling, 3), strict=True))
   assert set(columns) == {V.size} and len({ids.tobytes() for ids in found}) > 3
+
+
+def test_numbers_are_inputs_of_one_program(sampler):
+  """Other temperatures, scales and the like are not compiled again; what a neutral one leaves out is another program. The
+  state between two passes, its cache with it, is given up to the next."""
+  fresh, states = Sampler(sampler.language, sampler.params, V), []
+  go_on = fresh._go_on
+  fresh._go_on = lambda *given: (states.append(given[-2]), go_on(*given))[1]
+  documents, nulls = ([to_draw("text_to_image", 1, length=4, null=null)] for null in (False, True))
+  warm = Sampling(temperature=0.7, top_p=0.9, min_p=0.01, repetition_penalty=1.2, guidance_scale=2.0, text_attention=0.5,
+                  guidance_interval=(0.1, 0.9))
+  other = Sampling(temperature=9.0, top_p=0.99, min_p=0.001, repetition_penalty=1.1, guidance_scale=3.0, text_attention=0.1,
+                   guidance_interval=(0.0, 0.5))
+  drawn = [fresh.draw(documents, sampling, 3, nulls)[0] for sampling in (warm, other)]
+  assert not np.array_equal(*drawn) and fresh._begin._cache_size() == go_on._cache_size() == 1
+  assert all(leaf.is_deleted() for state in states for leaf in jax.tree.leaves(state.cache))
+  fresh.draw(documents, dataclasses.replace(warm, top_p=1.0), 3, nulls)
+  assert fresh._begin._cache_size() == go_on._cache_size() == 2
 
 
 def test_noise_is_of_the_id():

@@ -223,6 +223,28 @@ def test_passes_are_as_wide_as_they_need_to_be(sampler, monkeypatch):
   assert all(same(found[0], found[1])) and all(same(found[0], found[2]))
 
 
+def test_the_cache_has_no_room_for_placeholders(sampler, monkeypatch):
+  """Slots for the prefix, what is drawn and one pass; where a row draws code by code, its own; the ids are those of a cache
+  with a slot for each column."""
+  engine, laid_out = layout.in_slots, []
+  monkeypatch.setattr("unitok.sampling.sampler.in_slots", lambda *given: laid_out.append(engine(*given)) or laid_out[-1])
+  grid = (8, 8)
+  document = lambda words: build(OBJECTIVES["parallel"](Codes(
+      (np.arange(words, dtype=np.int32),), np.full(grid, -1, np.int32), groups=groups_of(
+          np.ones(grid, bool), Sampling(passes=8), words)), np.random.default_rng(0), DRAWING), V)
+  alone, mixed = [document(words) for words in range(4)], [document(1), to_draw("text_to_image", 2), to_draw("refine", 3)]
+  warm = Sampling(temperature=8.0, text_attention=0.5)
+  found = [sampler.draw(some, warm, 0) for some in (alone, mixed)]
+  (rows, others), widest = laid_out, 28       # 13 codes of the seventh group, 14 placeholders, rounded up
+  assert len(rows.holds) <= -(-(16 + 64 + widest) // 16) * 16 < rows.ids.shape[1] - 30
+  assert len(others.holds) <= others.ids.shape[1] + 15
+  for row in others.rule.segment_ids[:, others.holds]:
+    assert row.any()
+  monkeypatch.setattr("unitok.sampling.sampler.in_slots", lambda rows, *given: rows)
+  for some, ids in zip((alone, mixed), found):
+    assert all(same(ids, sampler.draw(some, warm, 0)))
+
+
 # ---- logit rules and guidance
 
 def test_repetition():

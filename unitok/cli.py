@@ -63,9 +63,8 @@ class Drawing(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(Drawing):
-  """Draw a picture for each prompt."""
-  passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")] = None
+class Picturing(Drawing):
+  passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
   """Draw in so many passes, by groups of codes or, as maskgit, by how sure the model is of them (one trained on the
   objective parallel); 0: code by code."""
   group_sizes: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
@@ -75,19 +74,26 @@ class Generate(Drawing):
   choice_temperature: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=RUNS)] = None
   """Chance in which codes maskgit keeps; 0 keeps those it is surest of."""
   row_window: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
-  """Places of the row above, from the one above on, that rows waits for; 0: half a row."""
+  """Places of the row above, from the one above on, that rows waits for; 0: half a row, or of a hole's width."""
   guidance_schedule: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
   """constant; linear, cosine: guidance grows from 1 while a picture is drawn."""
   guidance_interval: Annotated[tuple[float, float] | None, arg(metavar="FROM TO", help_behavior_hint=RUNS)] = None
   """Shares of the drawing between which there is guidance, e.g. 0.2 1."""
+  guesses: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
+  """above, left: the code that jacobi first takes for one that it has not drawn."""
+  text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=RUNS)] = None
+  """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Picturing):
+  """Draw a picture for each prompt."""
   samples: int = 1
   """Pictures of each prompt, those first that make the prompt the likeliest as their caption."""
   size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="(default: the run's square)")] = None
   """Height and width of the pictures in pixels."""
   enlarge: bool = False
   """Draw each picture again at twice its sides (a model trained on the objective refine)."""
-  text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
-  """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
   texts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT…", help_behavior_hint="")] = ()
   """Prompts; "" draws whatever the model likes."""
   prompts: Annotated[str, arg(metavar="FILE")] = ""
@@ -128,21 +134,9 @@ class Detect(Drawing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filling(Drawing):
+class Filling(Picturing):
   image_guidance_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=RUNS)] = None
   """How much a hole keeps to the picture around it, apart from the prompt; 1 is plain sampling."""
-  passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
-  """Fill in so many passes, by groups or, as maskgit, by how sure the model is (one trained on the objective parallel)."""
-  row_window: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
-  """Places of the row above, from the one above on, that rows waits for; 0: half of the hole's width."""
-  text_attention: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the run's)")] = None
-  """Added to the attention that the prompt gets (CogView2: 1.4); 0 is plain sampling."""
-  passes: Annotated[int | None, arg(metavar="INT", help_behavior_hint=RUNS)] = None
-  """Draw in so many groups of codes (a model trained on the objective parallel); 0: code by code."""
-  group_sizes: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
-  """cosine: small groups first; uniform."""
-  group_order: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=RUNS)] = None
-  """random, raster, halton, locality."""
   pictures: Files = ()
   """Picture files."""
   prompt: str = ""

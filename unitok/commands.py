@@ -4,8 +4,11 @@ What needs jax is imported when a command runs.
 """
 import dataclasses
 import json
+import os
+import platform
 import re
 import time
+import zlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -383,11 +386,28 @@ def _open(o):
   start = time.perf_counter()
   from unitok.sampling import rules
   rules.check(_sampling(o, c.Sampling()))      # before seconds of loading
+  keep_programs()
   from unitok.model import Model
   model = Model.open(o.model, **{name: getattr(o, name, False) for name in ("int8", "int8_cache")})
   if tell := TELL.get():
     model = model.watching(lambda so_far: tell(so_far.first, so_far.share))
   return model, {"command": type(o).__name__.lower(), "model": o.model, "step": model.step}, start
+
+
+def keep_programs() -> None:
+  """What is compiled is there for the next command: in JAX_COMPILATION_CACHE_DIR, or unless that is set in the user's cache,
+  in a folder for processors like this one."""
+  import jax
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  try:
+    about = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features")))
+  except (OSError, StopIteration):
+    about = platform.processor()
+  folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unitok"
+  for name, value in (("compilation_cache_dir", str(folder / f"programs-{zlib.crc32(about.encode()):08x}")),
+                      ("persistent_cache_min_compile_time_secs", 0.1), ("persistent_cache_min_entry_size_bytes", -1)):
+    jax.config.update(f"jax_{name}", value)
 
 
 def _sampling(o, default: c.Sampling) -> c.Sampling:

@@ -23,10 +23,12 @@ from unitok.modalities.text import SENTENCE, TextModality
 from unitok.objectives import OBJECTIVES, drawing
 from unitok.objectives.codes import Codes
 from unitok.run import load_decoder, load_image_tokenizer
-from unitok.sampling import STRATEGIES, rules
+from unitok.sampling import rules
 from unitok.sampling.groups import groups_of
 from unitok.sampling.guidance import guidance_of
+from unitok.sampling.pieces import choose, may_come
 from unitok.sampling.sampler import Sampler, Watch
+from unitok.sampling.settings import code_by_code, in_groups
 from unitok.sampling.windows import seed_of, windows_over
 from unitok.sequence import Sequence, build, without
 from unitok.vocab import Vocabulary
@@ -37,6 +39,8 @@ LIMIT = 64
 """Text codes drawn at most."""
 PASSES = 8
 """In which a window of an enlarged picture is drawn where the settings name no number."""
+NEVER_WITHOUT = "such documents were never learned without what comes before"
+"""Why what goes on in one is not guided."""
 OBJECTS, NAME_LIMIT = 16, 8
 """Objects of a picture, and text codes of the name of one, drawn at most."""
 
@@ -98,7 +102,7 @@ class Model:
     self._check_draw(sampling, seed, batch_size)
     empty, groups = self._empty(size), None
     order = _places(empty)
-    grouped = sampling.passes > 0 or _in_groups(sampling)
+    grouped = in_groups(sampling)
     if grouped:     # all pictures in one order, chosen by the seed
       groups = groups_of(np.ones(empty.shape[:2], bool), sampling, seed)
       order = np.argsort(groups, axis=None, kind="stable")
@@ -137,18 +141,18 @@ class Model:
 
   def imagine(self, count: int, sampling: Sampling | None = None, seed: int = 0, batch_size: int = BATCH,
               size: tuple[int, int] | None = None) -> np.ndarray:
-    """u8[count H W 3]: pictures that nothing was asked of, by the objective `image`. size as for `generate`."""
+    """u8[count H W 3]: pictures that nothing was asked of, so without guidance, by the objective `image`. size as for
+    `generate`."""
     if count < 0:
       raise ValueError(f"count: {count} must be 0 or more")
-    sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(size)
-    sampling = dataclasses.replace(sampling, guidance_scale=1.0)     # there is nothing to be guided by
+    sampling, empty = self._code_by_code(sampling, "there is no prompt to be guided by"), self._empty(size)
     made = functools.partial(self._pictures_of, _places(empty), empty)
     return self._draw(made, [self._document("image", None, empty)] * count, sampling, seed, batch_size)
 
   def arrange(self, layouts: list[list[Object]], sampling: Sampling | None = None, seed: int = 0,
               batch_size: int = BATCH, size: tuple[int, int] | None = None) -> np.ndarray:
     """u8[n H W 3]: a picture for each list of objects, what is asked for and where. size as for `generate`."""
-    sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(size)
+    sampling, empty = self._code_by_code(sampling), self._empty(size)
     coded = lambda one: (self.text.encode(one.name), LocationModality().encode(one.box))
     objects = [tuple(map(coded, layout)) for layout in layouts]
     documents = [self._document("layout", None, empty, f"layout {n}", objects=some) for n, some in enumerate(objects)]
@@ -242,17 +246,56 @@ class Model:
             batch_size: int = BATCH) -> np.ndarray | list[str]:
     """What follows each interleaved document of texts and pictures u8[H W 3] (of any sizes): a picture of the size
     `draw`, so u8[n H W 3], or else a text of at most `limit` codes, greedy unless `sampling` says."""
-    encoded = [tuple(self.text.encode(piece) if isinstance(piece, str) else self.image.encode(np.asarray(piece)[None])[0]
-                     for piece in pieces) for pieces in documents]
+    encoded = [self._pieces(one) for one in documents]
     document = lambda n, last: self._document("interleaved", None, None, f"document {n}", pieces=(*encoded[n], last))
     if draw is None:
       rows = [document(n, self._unknown(limit, functools.partial(document, n))) for n in range(len(encoded))]
       made = functools.partial(self._texts, end="[sep]")
       return self._draw(made, rows, _plain(sampling), seed, batch_size)
-    sampling, empty = self.config.sampling if sampling is None else sampling, self._empty(draw)
-    sampling = dataclasses.replace(sampling, guidance_scale=1.0)     # documents are never without what comes before
+    sampling, empty = self._code_by_code(sampling, NEVER_WITHOUT), self._empty(draw)
     made = functools.partial(self._pictures_of, _places(empty), empty)
     return self._draw(made, [document(n, empty) for n in range(len(encoded))], sampling, seed, batch_size)
+
+  def compose(self, documents: list[list[str | np.ndarray]], pieces: int = 4, size: tuple[int, int] | None = None,
+              sampling: Sampling | None = None, seed: int = 0, limit: int = LIMIT,
+              batch_size: int = BATCH) -> list[list[str | np.ndarray]]:
+    """What follows each interleaved document of texts and pictures u8[H W 3] (of any sizes, or none), in the order that the
+    model likes: up to its end or so many pieces, texts of at most `limit` codes and pictures of `size` (see `generate`).
+
+    The next piece's kind is drawn at the temperature, top-k and the like aside, among those that a training row has room
+    for: no picture is begun there that cannot be finished. Texts and pictures are drawn side by side, with one program
+    for each round.
+    """
+    sampling, empty, row = self._code_by_code(sampling, NEVER_WITHOUT), self._empty(size), self.config.decoder.row_length
+    self._check_draw(sampling, seed, batch_size)
+    for name, value in (("pieces", pieces), ("limit", limit)):
+      if value < 1:
+        raise ValueError(f"{name}: {value} must be at least 1")
+    known, made = [self._pieces(one) for one in documents], [[] for _ in documents]
+    document = lambda n, *last: self._document("interleaved", None, None, f"document {n}", pieces=(*known[n], *last))
+    one, none = (self._built("interleaved", None, None, pieces=some).length for some in ((np.zeros_like(empty),), ()))
+    alive = list(range(len(documents)))
+    for step in range(pieces):
+      rows, nexts = [document(n) for n in alive], {}
+      for n, of, logits in zip(alive, rows, self.sampler.after(rows, min(batch_size, 1 << max(len(alive) - 1, 0).bit_length()))):
+        kind = choose(logits, may_come(self.vocabulary, of.length, one - none, row), sampling.temperature,
+                      np.random.default_rng([seed, n, step]))
+        if kind != "end":
+          nexts[n] = empty if kind == "picture" else np.full(min(limit, row - of.length - 1), -1, np.int32)
+      alive = list(nexts)
+      for start in range(0, len(alive), batch_size):
+        some = alive[start:start + batch_size]
+        for n, ids in zip(some, self.sampler.draw([document(n, nexts[n]) for n in some], sampling, seed_of(seed, step),
+                                                  first_row=np.array(some))):
+          if nexts[n] is empty:
+            known[n] += (self.vocabulary.image_codes(ids).reshape(empty.shape),)
+            made[n].append(self.image.decode(known[n][-1][None])[0])
+          else:
+            known[n] += (self._codes(ids, "[sep]"),)
+            made[n].append(self.text.decode(known[n][-1]))
+      if self.watch:
+        self.watch.call(SoFar(0, (step + 1) / pieces, lambda: made))
+    return made
 
   def infill(self, images: np.ndarray, masks: np.ndarray, prompts: list[str] | None = None,
              sampling: Sampling | None = None, seed: int = 0, keep_original: bool = False,
@@ -326,10 +369,11 @@ class Model:
     """
     self.check_trained("refine")
     sampling, images = self.config.sampling if sampling is None else sampling, self._of_codes(images)
+    self._check_draw(sampling, seed, batch_size)
     window = self.config.decoder.objectives.refine_window
     grid = (window, window) if window else tuple(max(side // 2 * 2, 2) for side in self.image.grid)
     passes = sampling.passes or min(PASSES, grid[0] * grid[1])
-    strategy = sampling.strategy if _in_groups(sampling) else "groups"
+    strategy = sampling.strategy if in_groups(sampling) else "groups"
     few = dataclasses.replace(sampling, strategy=strategy, window=0, row_window=0, passes=passes)
     texts, coarse = self._prompts(prompts, len(images)), self.image.encode(images)
     fine = np.full_like(coarse, -1).repeat(2, 1).repeat(2, 2)
@@ -411,6 +455,24 @@ class Model:
         raise ValueError(f"texts: number {n} is {text!r}, must be a string; \"\" asks for nothing")
     return [(n, self.text.encode(text)) for n, text in enumerate(texts)]
 
+  def _pieces(self, document: list[str | np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The codes of an interleaved document's texts and pictures."""
+    return tuple(self.text.encode(piece) if isinstance(piece, str) else self.image.encode(self._of_codes([piece]))[0]
+                 for piece in document)
+
+  def _code_by_code(self, sampling: Sampling | None, unguided: str = "") -> Sampling:
+    """The caller's settings, or the run's without what does not go here: groups, and guidance where `unguided` says why.
+    ValueError where the caller asks for these."""
+    if sampling is None:
+      own = code_by_code(self.config.sampling)
+      return dataclasses.replace(own, guidance_scale=1.0) if unguided else own
+    if in_groups(sampling):
+      raise ValueError(f"sampling.passes: {sampling.passes}, by {sampling.strategy or 'groups'}, must be 0, and the strategy "
+                       "another, here; what is asked for is drawn code by code")
+    if unguided and sampling.guidance_scale != 1:
+      raise ValueError(f"sampling.guidance_scale: {sampling.guidance_scale} must be 1 here; {unguided}")
+    return sampling
+
   def _prompts(self, prompts: list[str] | None, count: int) -> list[tuple[int, np.ndarray]]:
     """As `_encoded`; None is the null caption for each."""
     return self._encoded([""] * count if prompts is None else prompts, count)
@@ -445,10 +507,7 @@ class Model:
     """
     self.check_trained(objective)
     text = np.zeros(0, np.int32) if text is None else text
-    codes = Codes((text,), image, **more)
-    options = drawing(self.config.decoder.objectives)
-    document = build(OBJECTIVES[objective](codes, np.random.default_rng(0), options), self.vocabulary)
-    row = self.config.decoder.row_length
+    document, row = self._built(objective, text, image, **more), self.config.decoder.row_length
     if document.length > row:
       most = len(text) - (document.length - row)
       remedy = remedy or f"at most {most} text tokens do" if remedy or most > 0 else \
@@ -457,6 +516,12 @@ class Model:
       raise ValueError(f"{where or objective}: {document.length} tokens{texts} do not fit "
                        f"into the {row} of a training row (decoder.row_length); {remedy}")
     return document
+
+  def _built(self, objective: str, text: np.ndarray | None, image: np.ndarray | None, **more) -> Sequence:
+    """The objective's document, however long."""
+    codes = Codes((np.zeros(0, np.int32) if text is None else text,), image, **more)
+    options = drawing(self.config.decoder.objectives)
+    return build(OBJECTIVES[objective](codes, np.random.default_rng(0), options), self.vocabulary)
 
   def _unknown(self, limit: int, document: Callable[[np.ndarray], Sequence]) -> np.ndarray:
     """As many text codes to be drawn as a training row has room for behind the rest of the document, `limit` at most."""
@@ -489,7 +554,7 @@ class Model:
     self._check_draw(sampling, seed, batch_size)
     objective, groups = self._filling(holes, sampling) if coarse is None else "refine", [None] * len(codes)
     if objective in ("parallel", "refine"):
-      passes = lambda hole: sampling.passes or (0 if _in_groups(sampling) else int(hole.sum()))
+      passes = lambda hole: sampling.passes or (0 if in_groups(sampling) else int(hole.sum()))
       groups = [groups_of(hole, dataclasses.replace(sampling, passes=passes(hole)), seed) for hole in holes]
     less = [None] * len(codes) if coarse is None else coarse
     document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n],
@@ -512,7 +577,7 @@ class Model:
     """The objective by which holes are drawn: parallel where groups are asked for, else infill. A model without it goes
     on by text_to_image where all that is unknown comes last, or else draws parallel groups of one."""
     knows = self.config.decoder.tasks.get
-    if sampling.passes > 0 or _in_groups(sampling):
+    if in_groups(sampling):
       return "parallel"
     last = (np.diff(holes.reshape(len(holes), -1).astype(int)) >= 0).all()
     others = [name for name, fits in (("text_to_image", last), ("parallel", True)) if fits and knows(name)]
@@ -645,13 +710,12 @@ class Model:
     return found
 
   def _text(self, ids: np.ndarray, end: str = "[eos]") -> str:
+    return self.text.decode(self._codes(ids, end))
+
+  def _codes(self, ids: np.ndarray, end: str) -> np.ndarray:
+    """The text codes of what was drawn, with its end or cut short."""
     ended = ids.size and ids[-1] == self.vocabulary.special(end)
-    return self.text.decode(self.vocabulary.to_codes("text", ids[:-1] if ended else ids))
-
-
-def _in_groups(sampling: Sampling) -> bool:
-  """Does the strategy by name need documents of the objective parallel?"""
-  return bool(sampling.strategy) and STRATEGIES[sampling.strategy].grouped
+    return self.vocabulary.to_codes("text", ids[:-1] if ended else ids)
 
 
 def _unknown(codes: np.ndarray) -> np.ndarray:

@@ -230,6 +230,12 @@ class Language:
     nats, _, there = self.of_books(model, hidden, fields["targets"], fields.get("extra_targets"))
     return -jnp.where(there, nats, 0.0).sum(0).reshape(hidden.shape[:2])
 
+  def after(self, params, fields: dict, at):
+    """f32[b v]: the logits of what follows the tokens at i32[b]; fields: of a Batch, by name."""
+    rule, model = Rule(*(fields[name] for name in Rule._fields)), self.model(params)
+    hidden = model.hidden(fields["inputs"], fields["positions"], rule, fields.get("extra_codes"))
+    return model.logits(jnp.take_along_axis(hidden, at[:, None, None], 1)[:, 0])
+
   def of_books(self, model: Decoder, hidden, targets, extra_targets):
     """(nats, log Z, is there such a code), [G b·l] each: of a target's code of every book given the codes before it.
 
@@ -336,18 +342,25 @@ def watch(model: Language, tx, state: TrainState, batch, grads) -> dict[str, Mea
   names = list(dict.fromkeys(name.split("/")[-1] for name in model.tasks))
   numbers = jnp.array([names.index(name.split("/")[-1]) for name in model.tasks], jnp.int32)
 
-  def measured():
-    updates, _ = tx.update(grads, state.opt_state, state.params)
-    network, weights = model.model(state.params), batch.loss_weights.reshape(-1)
-    last, most = network.watched(batch.inputs, batch.positions, rule_of(batch), batch.extra_codes)
-    log_z = model.of_books(network, network.norm(last), batch.targets, batch.extra_targets)[1][0]
-    blocks, norms = numbers[batch.tasks.reshape(-1)], jnp.linalg.norm(last.astype(jnp.float32), axis=-1).reshape(-1)
+  parts, network = model.options.train.accumulate, model.model(state.params)
+
+  def one(part, number):
+    """(the largest logit of each block in the row of the part's number, of zeros; mean log Z, mean norm)."""
+    weights, blocks = part.loss_weights.reshape(-1), numbers[part.tasks.reshape(-1)]
+    last, most = network.watched(part.inputs, part.positions, rule_of(part), part.extra_codes)
+    log_z = model.of_books(network, network.norm(last), part.targets, part.extra_targets)[1][0]
+    norms = jnp.linalg.norm(last.astype(jnp.float32), axis=-1).reshape(-1)
     most = jnp.full(len(names), -jnp.inf).at[blocks].max(jnp.where(weights > 0, most.reshape(-1), -jnp.inf))
     mean = lambda values: by_task(values, weights, blocks, len(names))
-    there = mean(norms).count > 0
+    return jnp.zeros((parts, len(names))).at[number].set(most), mean(log_z), mean(norms)
+
+  def measured():
+    updates, _ = tx.update(grads, state.opt_state, state.params)
+    most, log_z, norms = summed(one, batch, parts)
+    there = norms.count > 0
     return {"update_ratio": Mean(optax.tree.norm(updates) / optax.tree.norm(state.params), jnp.float32(1)),
-            "attention_logit": Mean(jnp.where(there, most, 0.0), there.astype(jnp.float32)),
-            "log_z": mean(log_z), "output_norm": mean(norms)}
+            "attention_logit": Mean(jnp.where(there, most.max(0), 0.0), there.astype(jnp.float32)),
+            "log_z": log_z, "output_norm": norms}
 
   nothing = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measured))
   found = jax.lax.cond(state.step % model.options.watch_every == 0, measured, nothing)

@@ -9,6 +9,7 @@ from unitok.evaluation.captioned import filling_items
 from unitok.evaluation.examples import Context, Examples, Figure, Item, Result, Section
 from unitok.evaluation.scenes import attribute_score, read_caption, read_pictures
 from unitok.evaluation.statistics import clipped, figure, merge
+from unitok.sampling.settings import code_by_code
 from unitok.objectives.infill import HOLES
 
 Things = frozenset[Thing]
@@ -195,8 +196,8 @@ def arranging(context: Context) -> Result:
   """Pictures drawn to a layout of boxes and names: right where exactly its objects stand at their places."""
   val = context.val
   context.say(f"evaluate: {len(val)} pictures drawn to a layout")
-  drawn = context.model.arrange([list(objects) for objects in val.objects], context.config.sampling, context.seed,
-                                batch_size=context.batch_size)
+  drawn = context.model.arrange([list(objects) for objects in val.objects], code_by_code(context.config.sampling),
+                                context.seed, batch_size=context.batch_size)
   found = read_pictures(drawn)
   said = ["; ".join(one.name for one in objects) for objects in val.objects]
   items = [Item([("asked", boxed(image, objects)), ("drawn", picture)], text, asked == read)
@@ -227,7 +228,8 @@ def changing(context: Context) -> Result:
   if not at:
     return Result({})
   context.say(f"evaluate: {len(at)} changed pictures")
-  drawn = context.model.go_on([list(val.pieces[n][:3]) for n in at], (side, side), context.config.sampling, context.seed,
+  sampling = dataclasses.replace(code_by_code(context.config.sampling), guidance_scale=1.0)
+  drawn = context.model.go_on([list(val.pieces[n][:3]) for n in at], (side, side), sampling, context.seed,
                               batch_size=context.batch_size)
   found, truth = read_pictures(drawn), [frozenset(val.fields[n]["after"].things) for n in at]
   right = np.array([a == f for a, f in zip(truth, found)])

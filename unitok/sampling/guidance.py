@@ -4,13 +4,15 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from unitok.config import Sampling
+from unitok.sampling.settings import differs
 
 
 def guide(conditional, unconditional, scale):
   """u + s (c - u) (Ho & Salimans 2022, 2207.12598); scale 1, also of single places, is exactly the conditional."""
-  if isinstance(scale, float):
-    return conditional if scale == 1.0 else unconditional + scale * (conditional - unconditional)
-  return jnp.where(scale == 1, conditional, unconditional + scale * (conditional - unconditional))
+  if not differs(scale, 1.0):
+    return conditional
+  guided = unconditional + scale * (conditional - unconditional)
+  return jnp.where(scale == 1, conditional, guided) if jnp.ndim(scale) else guided
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Guidance:
   @property
   def documents(self) -> int:
     """How many stand behind each other for one that is drawn."""
-    return 3 if self.image_scale != 1 else 2 if self.scale != 1 else 1
+    return 3 if differs(self.image_scale, 1) else 2 if differs(self.scale, 1) else 1
 
   def __call__(self, logits, done):
     """f32[documents * b w v] -> f32[b w v]; done f32[b w]: the share of the document's draws that came before."""
@@ -39,8 +41,8 @@ class Guidance:
     return out if len(less) == 1 else out + (self._now(self.image_scale, done) - 1) * (less[0] - less[1])
 
   def _now(self, scale: float, done):
-    if scale == 1 or self.schedule == "constant" and self.interval == (0, 1):
-      return float(scale)
+    if not differs(scale, 1) or self.schedule == "constant" and not differs(self.interval, (0, 1)):
+      return scale
     first, end = self.interval
     now = 1 + (scale - 1) * SCHEDULES[self.schedule](done)
     return jnp.where((first <= done) & (done < end), now, 1.0)[..., None]
@@ -53,4 +55,4 @@ SCHEDULES = {"constant": jnp.ones_like, "linear": lambda done: done,
 
 def guidance_of(sampling: Sampling) -> Guidance:
   return Guidance(sampling.guidance_scale, sampling.image_guidance_scale, sampling.guidance_schedule,
-                  tuple(sampling.guidance_interval))
+                  sampling.guidance_interval)

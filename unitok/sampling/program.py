@@ -17,6 +17,7 @@ from unitok.sampling.guidance import guidance_of
 from unitok.sampling.jacobi import prefix
 from unitok.sampling.maskgit import regrouped, surest
 from unitok.sampling.rows import Rows, Run
+from unitok.sampling.settings import on
 
 
 class Blocks(NamedTuple):
@@ -30,7 +31,7 @@ class Shape(NamedTuple):
   """What programs are compiled for, beside the sides of their arrays."""
   prefix: int             # columns before those of the first pass
   runs: tuple[Run, ...]
-  sampling: Sampling
+  sampling: Sampling      # of `settings.split`
   ids: tuple[range, ...]  # what can be drawn, see `drawable`; () is the whole vocabulary
   bins: range | None      # the ids of boxes, where `rules.gathered` is needed for them
   windows: bool           # of the strategy; then there is one run, and the last `width` columns of the rows are spare
@@ -74,30 +75,34 @@ def put(x, new, at):
   return one(x, new, jnp.tile(at, x.shape[0] // at.shape[0]))
 
 
-def begin(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most) -> State:
-  """The pass over the prefix, which draws too. most: columns of a window that are kept, at most."""
-  return _passes(language, blocks, shape, 0, weights, rows, numbers, seed, most)[0]()
+def begin(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, settings: dict, numbers, seed,
+          most) -> State:
+  """The pass over the prefix, which draws too. settings: numbers of `settings.split`; most: columns of a window that are
+  kept, at most."""
+  return _passes(language, blocks, shape, 0, weights, rows, settings, numbers, seed, most)[0]()
 
 
-def go_on(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, numbers, seed, most, state: State,
-          passes) -> tuple[State, jax.Array]:
+def go_on(language, blocks: Blocks, shape: Shape, weights: Weights, rows: Rows, settings: dict, numbers, seed, most,
+          state: State, passes) -> tuple[State, jax.Array]:
   """After so many passes or as many as are left; bool[]: are there more?"""
   counted = state, jnp.int32(0)
   for number, run in enumerate(shape.runs):
-    _, one, unfinished = _passes(language, blocks, shape, number, weights, rows, numbers, seed, most)
+    _, one, unfinished = _passes(language, blocks, shape, number, weights, rows, settings, numbers, seed, most)
     if number or run.passes > 1 or len(shape.runs) == 1:        # else `begin` was all of it
       counted = jax.lax.while_loop(lambda x: (x[1] < passes) & unfinished(x[0], True).any(),
                                    lambda x: (one(x[0]), x[1] + 1), counted)
   return counted[0], unfinished(counted[0]).any()
 
 
-def _passes(language, blocks: Blocks, shape: Shape, number: int, weights: Weights, rows: Rows, numbers, seed, most):
+def _passes(language, blocks: Blocks, shape: Shape, number: int, weights: Weights, rows: Rows, settings: dict, numbers, seed,
+            most):
   """(() -> State behind the first pass, State -> State behind the next, (State, bool) -> bool[count]: is there one, in this
   run?) where passes are as in the run of this number.
 
   Columns that are void (alive 0) are seen by nobody, and what follows them is as near as if they were not there.
   """
   start, runs, sampling, some, bins, windows, chooses = shape
+  sampling = dataclasses.replace(sampling, **settings)
   model, guidance = language.model(weights.params), guidance_of(sampling)
   drawable = np.concatenate([np.arange(r.start, r.stop) for r in some or (range(language.vocabulary_size),)])
   members = jnp.asarray(np.asarray(blocks.members)[:, drawable])
@@ -119,14 +124,17 @@ def _passes(language, blocks: Blocks, shape: Shape, number: int, weights: Weight
     rule = rule._replace(segment_ids=rule.segment_ids * every(s.alive))
     if chooses:
       rule = regrouped(rule, rows.blocks >= 0, every(s.turns), every(s.passes))
-    slots = at if jnp.ndim(at) == 0 else every(at)
-    near, text = Rule(*(x[:, :stop] for x in rule)), bias(s.ids)
-    return model.extend(take(s.ids, at, n), positions, take(rule, at, n), cache, near, slots,
-                        None if text is None else text[:, :stop], take(s.extra, at, n), weights.layers, drawing)
+    slots, of_slots = at if jnp.ndim(at) == 0 else every(at), lambda x: x[:, :stop]
+    if rows.slots is not None and stop == columns:
+      slots = rows.slots[at]
+      of_slots = lambda x: put(x[:, rows.holds], take(x, at, n), slots)
+    text = bias(s.ids)
+    return model.extend(take(s.ids, at, n), positions, take(rule, at, n), cache, Rule(*map(of_slots, rule)), slots,
+                        None if text is None else of_slots(text), take(s.extra, at, n), weights.layers, drawing)
 
   def bias(ids):
     """f32[b n] that text gets in a document whose picture is drawn (CogView2, 2204.14217), or None."""
-    if not sampling.text_attention:
+    if not on(sampling, "text_attention"):
       return None
     drawn = (rows.blocks == blocks.image).any(1, keepdims=True)
     return jnp.where(blocks.members[blocks.text][ids] & drawn, sampling.text_attention, 0.0)
@@ -183,7 +191,7 @@ def _passes(language, blocks: Blocks, shape: Shape, number: int, weights: Weight
 
   def seen_by(s: State, at):
     """bool[count*drawing k]: which of the drawable ids were drawn in the document before what each column draws."""
-    if sampling.repetition_penalty == 1:
+    if not on(sampling, "repetition_penalty"):
       return None
     size = language.vocabulary_size
     asked = rows.asked[:count] & (s.alive > 0)
@@ -271,7 +279,8 @@ def _passes(language, blocks: Blocks, shape: Shape, number: int, weights: Weight
               nothing(rows.ids), jax.tree.map(nothing, rows.extra), jnp.zeros(count, jnp.int32), at if windows else None,
               turns=nothing(rows.ids) if chooses else None)
     s = guess(s) if windows else s
-    hidden, cache = extend(s, rows.positions[:, :start + width], model.empty_cache(all_rows, columns), 0, start + width,
+    slots = columns if rows.holds is None else len(rows.holds)
+    hidden, cache = extend(s, rows.positions[:, :start + width], model.empty_cache(all_rows, slots), 0, start + width,
                            start + width)
     return draw(s, hidden)._replace(cache=cache)
 

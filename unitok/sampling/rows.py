@@ -7,7 +7,7 @@ import numpy as np
 
 from unitok.models.rule import Rule
 from unitok.sampling.strategy import Placed, first_drawn
-from unitok.sequence import PADDING, Sequence
+from unitok.sequence import FOREVER, PADDING, Sequence
 
 
 class Rows(NamedTuple):
@@ -26,6 +26,8 @@ class Rows(NamedTuple):
   extra: np.ndarray | None    # [b n G-1] ids of a place's further codes, -1 none; None at G = 1
   also: np.ndarray | None = None      # as `fills`, where a second column takes what is drawn; None: nowhere
   known: np.ndarray | None = None     # [b most]: places known behind each pass, of strategies that choose
+  slots: np.ndarray | None = None     # i32[n]: of the cache, where the pass that begins at a column has its keys; None: n
+  holds: np.ndarray | None = None     # i32[slots]: the column whose keys a slot has for good
 
 
 def rest_of(d: Sequence) -> np.ndarray:
@@ -112,6 +114,27 @@ def lay_out(placed: list[Placed], prefix: int, runs: list[Run], eos: int, spare:
     if extra is not None:
       extra[row, where] = d.extra_codes
   return out
+
+
+def in_slots(rows: Rows, prefix: int, runs: list[Run]) -> Rows:
+  """With the slots of a cache that keeps what can still be seen alone: the columns at the end of a pass that no later one
+  sees in any row, its placeholders, lie where the next pass's keys come to lie."""
+  sides = [run.width for run in runs for _ in range(run.passes)]
+  begins, n = prefix + np.cumsum([0, *sides]), rows.ids.shape[1]
+  stands, (order, since, until, _) = rows.rule.segment_ids > 0, rows.rule
+  slots, holds, at = np.arange(n, dtype=np.int32), list(range(prefix)), prefix
+  most = at
+  for begin, end in zip(begins, begins[1:]):
+    here, later = slice(begin, end), stands[:, end:]
+    least = np.where(later, order[:, end:], FOREVER).min(1, initial=FOREVER)[:, None]
+    last = np.where(later, order[:, end:], -1).max(1, initial=-1)[:, None]
+    seen = (stands[:, here] & (until[:, here] >= least) & (since[:, here] <= last)).any(0)
+    kept = int(np.flatnonzero(np.append(True, seen))[-1])      # up to the last that is seen
+    slots[begin:end] = at + np.arange(end - begin)
+    most = max(most, at + end - begin)
+    holds, at = holds + list(range(begin, begin + kept)), at + kept
+  holds += [0] * (-(-most // 16) * 16 - len(holds))
+  return rows._replace(slots=slots, holds=np.array(holds, np.int32))
 
 
 def places_of(positions: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from unitok.sampling import STRATEGIES
 from unitok.sampling.groups import ORDERS
 from unitok.sampling.guidance import SCHEDULES as GROWTHS
 from unitok.sampling.rows import NEIGHBOURS
+from unitok.sampling.settings import on
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,19 @@ class MinP:
   share: float
 
   def __call__(self, logits, seen=None):
-    return jnp.where(logits < logits.max(-1, keepdims=True) + math.log(self.share), -jnp.inf, logits)
+    return jnp.where(logits < logits.max(-1, keepdims=True) + jnp.log(self.share), -jnp.inf, logits)
 
 
 def rules_of(sampling: Sampling) -> tuple:
   """The rules that settings stand for, in the order in which they are applied: (logits f32[b v], seen bool[b v], the ids
   drawn before) -> logits. At temperature 0 only those that can change which id is the likeliest."""
-  narrow = sampling.temperature > 0
-  said = ((Repetition(sampling.repetition_penalty), sampling.repetition_penalty != 1),
+  narrow = on(sampling, "temperature")
+  said = ((Repetition(sampling.repetition_penalty), on(sampling, "repetition_penalty")),
           (Temperature(sampling.temperature), narrow),
           (TopK(sampling.top_k), narrow and sampling.top_k > 0),
-          (TopP(sampling.top_p), narrow and sampling.top_p < 1),
-          (MinP(sampling.min_p), narrow and sampling.min_p > 0))
-  return tuple(rule for rule, on in said if on)
+          (TopP(sampling.top_p), narrow and on(sampling, "top_p")),
+          (MinP(sampling.min_p), narrow and on(sampling, "min_p")))
+  return tuple(rule for rule, wanted in said if wanted)
 
 
 def gathered(logits, bins: range, spread: float = 16.0):
@@ -106,12 +107,13 @@ def draw(logits, allowed, keys, sampling: Sampling, bins: range | None = None, s
 
   The largest of logits and Gumbel noise, which depends on key and id alone: near logits give near the same ids.
   """
-  if sampling.temperature == 0 and bins:
+  narrow = on(sampling, "temperature")
+  if bins and not narrow:
     logits = gathered(logits, bins)
   logits = jnp.where(allowed, logits, -jnp.inf)
   for rule in rules_of(sampling):
     logits = rule(logits, seen)
-  if sampling.temperature > 0:
+  if narrow:
     logits = logits + noise(keys, jnp.arange(logits.shape[-1], dtype=jnp.uint32) if ids is None else ids)
   return first_largest(logits)
 

@@ -8,9 +8,8 @@ place can be drawn, and the control token that closes a text where it may. Where
 the further ones are drawn right behind the first, in the order of their books, each from the ids of its own. What a
 closed text had left is void, and what follows moves up; [eos] closes the document.
 """
-import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -23,7 +22,8 @@ from unitok.sampling import STRATEGIES, rules
 from unitok.sampling.guidance import guidance_of
 from unitok.sampling.maskgit import at_once, known_behind
 from unitok.sampling.program import Blocks, Shape, State, Weights, begin, go_on
-from unitok.sampling.rows import NEIGHBOURS, Rows, Run, lay_out, runs_of
+from unitok.sampling.rows import NEIGHBOURS, Rows, Run, in_slots, lay_out, runs_of
+from unitok.sampling.settings import split
 from unitok.sampling.strategy import Placed, Strategy, first_drawn, in_groups
 from unitok.sequence import PADDING, Sequence
 from unitok.vocab import Vocabulary
@@ -34,10 +34,6 @@ class Drawn(NamedTuple):
   passes i32[n]: forward passes of each behind that over its prefix, which draws too."""
   ids: list[np.ndarray]
   passes: np.ndarray
-
-
-LAID_OUT = dict(strategy="", window=0, guesses="", passes=0, group_sizes="", group_order="", row_window=0)
-"""Settings that tell how documents become columns; those that differ in nothing else are one program."""
 
 
 class Watch(NamedTuple):
@@ -69,13 +65,13 @@ def strategy_of(sampling: Sampling, documents: list[Sequence]) -> Strategy:
 
 
 def drawable(rows: Rows, vocabulary: Vocabulary) -> tuple[range, ...]:
-  """The ids that can be drawn in these rows, in their order, where all draws are from one block; else ()."""
+  """The ids that can be drawn in these rows, in their order; () where they are of several blocks and most of the vocabulary:
+  then its head is not copied."""
   blocks, ends = (set(np.unique(x[rows.blocks >= 0]).tolist()) for x in (rows.blocks, rows.ends))
-  if len(blocks) > 1:
-    return ()
-  block = vocabulary.blocks[blocks.pop()].ranges
-  single = [range(end, end + 1) for end in ends if end >= 0 and not any(end in r for r in block)]
-  return tuple(sorted((*block, *single), key=lambda r: r.start))
+  some = {r for block in blocks for r in vocabulary.blocks[block].ranges}
+  single = [range(end, end + 1) for end in ends if end >= 0 and not any(end in r for r in some)]
+  out = tuple(sorted((*some, *single), key=lambda r: r.start))
+  return out if len(blocks) == 1 or sum(map(len, out)) < 0.75 * vocabulary.size else ()
 
 
 class Sampler:
@@ -96,8 +92,9 @@ class Sampler:
     self.bins = vocabulary.block("location").ranges[0] if "location" in self.blocks else range(0)
     blocks = Blocks(self.members, number("text"), self.image)
     compiled = lambda function, **options: jax.jit(functools.partial(function, language, blocks), static_argnums=0, **options)
-    self._begin, self._go_on = compiled(begin), compiled(go_on, donate_argnums=6)
-    self._score, self._apart, self._columns = jax.jit(self._score_rows), jax.jit(apart), jax.jit(some_columns)
+    self._begin, self._go_on = compiled(begin), compiled(go_on, donate_argnums=7)
+    self._score, self._after = jax.jit(self._score_rows), jax.jit(language.after)
+    self._apart, self._columns = jax.jit(apart), jax.jit(some_columns)
     self._eos = vocabulary.special("[eos]")
 
   def forget(self):
@@ -109,19 +106,20 @@ class Sampler:
     return Sampler(*self.language.in_int8(self.params, matrices, cache), self.vocabulary)
 
   def draw(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
-           first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> list[np.ndarray]:
+           first_row: int | np.ndarray = 0, empties: list[Sequence] | None = None,
+           watch: Watch | None = None) -> list[np.ndarray]:
     """The drawn ids of each document, i32[n] in the order in which it asks for them (a text's end included); i32[n G] of
     one whose picture is drawn, where a place has G > 1 codes (-1 beside what is no place).
 
     nulls: the same documents without their text, needed where there is guidance; empties: without text and picture,
-    where the picture guides too. The random numbers depend on the seed, the row's number (first_row + its index) and the draw
-    alone. watch.call gets what is drawn so far, a `Drawn` of the first ids of each document, behind every `watch.every`
+    where the picture guides too. The random numbers depend on the seed, the row's number (first_row + its index, or that of
+    each document) and the draw alone. watch.call gets what is drawn so far, a `Drawn` of the first ids of each document, behind every `watch.every`
     passes; without it nothing comes to the host before all is drawn.
     """
     return self.run(documents, sampling, seed, nulls, first_row, empties, watch).ids
 
   def run(self, documents: list[Sequence], sampling: Sampling, seed: int, nulls: list[Sequence] | None = None,
-          first_row: int = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> Drawn:
+          first_row: int | np.ndarray = 0, empties: list[Sequence] | None = None, watch: Watch | None = None) -> Drawn:
     """As `draw`, and how many passes it took."""
     rules.check(sampling)
     if not documents:
@@ -141,18 +139,22 @@ class Sampler:
     placed = [strategy.place(d, sampling, self.image) if strategy.place else Placed(d, strategy.passes(d)) for d in every]
     prefix = _up(max(map(first_drawn, every)), 16)
     window = (sampling.window or strategy.window) if strategy.window else 1
-    runs, behind = runs_of(placed, 1 if any(map(in_groups, every)) else 8), ()
+    grouped = any(map(in_groups, every))
+    runs, behind = runs_of(placed, 1 if grouped else 8), ()
     if window > 1:
       behind = window, lambda d: NEIGHBOURS[sampling.guesses](d, self.image)
     rows = lay_out(placed, prefix, runs, self._eos, *behind)
+    if grouped and not strategy.chooses:
+      rows = in_slots(rows, prefix, runs)
     if strategy.chooses:
       rows = rows._replace(known=np.stack([known_behind(d, sampling, runs[0].width) for d in every]))
-    numbers = np.arange(first_row, first_row + padded, dtype=np.uint32)
+    numbers = first_row + np.arange(padded) if np.ndim(first_row) == 0 else np.resize(first_row, padded)
     boxes = self.bins and sampling.temperature == 0 and (rows.blocks == self.blocks.index("location")).any()
     ids = drawable(rows, self.vocabulary)
-    shape = Shape(prefix, (Run(window, window, 1),) if window > 1 else tuple(runs),
-                  dataclasses.replace(sampling, **LAID_OUT), ids, self.bins if boxes else None, window > 1, strategy.chooses)
-    given = shape, self._weights(ids), rows, numbers, jnp.uint32(seed), jnp.int32(strategy.most)
+    compiled_for, settings = split(sampling)
+    shape = Shape(prefix, (Run(window, window, 1),) if window > 1 else tuple(runs), compiled_for, ids,
+                  self.bins if boxes else None, window > 1, strategy.chooses)
+    given = shape, self._weights(ids), rows, settings, numbers.astype(np.uint32), jnp.uint32(seed), jnp.int32(strategy.most)
     state, left = self._begin(*given), True
     while left:
       if watch:
@@ -186,9 +188,18 @@ class Sampler:
   def log_p(self, documents: list[Sequence], batch_size: int = 64) -> list[np.ndarray]:
     """f32[l] of each document: log p, nats, of every token's target, all codes of a place counted; 0 without a loss
     weight."""
-    if not documents:
-      return []
-    length, out = _up(max(d.length for d in documents), 16), []
+    out = [row for _, fields in self._batches(documents, batch_size) for row in np.asarray(self._score(self.params, fields))]
+    return [log_p[:d.length] for d, log_p in zip(documents, out)]
+
+  def after(self, documents: list[Sequence], batch_size: int = 64) -> list[np.ndarray]:
+    """f32[v] of each document: the logits of what comes behind its last token."""
+    out = [row for some, fields in self._batches(documents, batch_size)
+           for row in np.asarray(self._after(self.params, fields, np.array([d.length - 1 for d in some])))]
+    return out[:len(documents)]
+
+  def _batches(self, documents: list[Sequence], batch_size: int) -> Iterator[tuple[list[Sequence], dict]]:
+    """(documents, their fields of a Batch by name [b l]), the last ones again where there are too few."""
+    length = _up(max((d.length for d in documents), default=0), 16)
     for start in range(0, len(documents), batch_size):
       some = documents[start:start + batch_size]
       some = some + [some[-1]] * (batch_size - len(some))
@@ -198,9 +209,7 @@ class Sampler:
       fields = {n: pad(n, PADDING[n]) for n in
                 ("inputs", "targets", "loss_weights", "order", "visible_from", "visible_until", "positions",
                  *(("extra_codes", "extra_targets") if self.language.further else ()))}
-      fields["segment_ids"] = (fields["order"] >= 0).astype(np.int32)
-      out += list(np.asarray(self._score(self.params, fields)))
-    return [log_p[:d.length] for d, log_p in zip(documents, out)]
+      yield some, fields | {"segment_ids": (fields["order"] >= 0).astype(np.int32)}
 
   def _score_rows(self, params, f):
     return jnp.where(f["loss_weights"] > 0, self.language.log_p(params, f), 0.0)
