@@ -17,6 +17,7 @@ from unitok.evaluation.likelihood import SPOKEN_FOR, choose_candidates, document
 from unitok.evaluation.reconstruction import psnr_db, ssim
 from unitok.evaluation.scene_tasks import cover, cover_half
 from unitok.evaluation.scenes import read_caption
+from unitok.evaluation.passes import nats_of
 from unitok.evaluation.statistics import clipped, figure, look_up, mean_interval, merge, plain, wilson
 from unitok.evaluation.understanding import answers, blanks, detections, matched, without_looking
 from unitok.objectives import OBJECTIVES
@@ -184,11 +185,33 @@ def test_every_objective_has_a_figure(versatile):
     assert look_up(spoilt, key) == pytest.approx(0.7, abs=0.05 if key == "detect.found" else 0.02), key
   found = metrics["parallel"]["curve"]       # of 6 x 6 codes
   assert {name: list(points) for name, points in found.items()} == {
-      "groups": ["2", "4", "9", "18"], "maskgit": ["2", "4"], "sequential": ["36"]}
+      "groups": ["2", "4", "9", "18"], "maskgit": ["2", "4"], "rows": ["21"], "sequential": ["36"]}
   assert all(one["accuracy"] == 1 and one["accuracy_n"] >= 30 for points in found.values() for one in points.values())
   assert spoilt["parallel"]["curve"]["maskgit"]["4"]["accuracy"] == pytest.approx(0.7, abs=0.02)
   assert metrics["interleaved"]["accuracy"] == metrics["interleaved"]["unchanged"] < 0.2
   assert all(metrics["objectives"][name] > 1 for name in ("text", "image", "prefix_lm"))     # nats of random weights
+
+
+def test_nats_of_what_is_drawn(versatile):
+  """Of a sampler that draws each place's number, whatever the order: the nats of that one picture, a code."""
+  table = versatile.vocabulary.block("image").table
+
+  class Counts:
+    log_likelihood = staticmethod(versatile.sampler.log_likelihood)
+
+    def draw(self, documents, sampling, seed):
+      asked = lambda d: ((d.positions[:, 1:] - d.positions[:, :1]) @ [6, 1])[d.fills >= 0]      # by placeholders
+      places = [asked(d) if sampling.passes else np.arange(36) for d in documents]
+      return [table[np.int32(np.round(place)) % len(table)] for place in places]
+
+  texts = [versatile.text.encode(text) for text in ("a small red circle", "blue")]
+  picture = (np.arange(36, dtype=np.int32) % len(table)).reshape(6, 6)
+  known = [document(versatile, "text_to_image", text, picture) for text in texts]
+  wanted = -versatile.sampler.log_likelihood(known) / 36
+  assert wanted[0] != wanted[1] and (wanted > 1).all()
+  counts = dataclasses.replace(versatile, sampler=Counts())
+  for how in (dict(), dict(passes=5), dict(passes=7, group_order="halton"), dict(strategy="maskgit", passes=5)):
+    np.testing.assert_allclose(nats_of(counts, texts, c.Sampling(**how)), wanted, rtol=1e-5)
 
 
 def test_answers_and_their_chance(versatile):

@@ -170,8 +170,11 @@ def test_fewer_passes(workdir):
   """A line for each strategy, over its passes in their order; no such section where none was measured."""
   assert "Fewer passes" not in written(workdir)
   points = lambda **some: {number.strip("p"): {"accuracy": one} for number, one in some.items()}
-  metrics = {"parallel": {"curve": {"groups": points(p16=0.75, p4=0.25, p8=0.5), "sequential": points(p64=1.0)}}}
-  text = render(workdir, c.Config(), Result(metrics), dict)
+  curve = {"groups": points(p16=0.75, p4=0.25, p8=0.5), "sequential": points(p64=1.0)}
+  liked = {name: {number: {"nats": one["accuracy"]} for number, one in some.items()} for name, some in curve.items()}
+  render_it = lambda some: render(workdir, c.Config(), Result({"parallel": {"curve": some}}), dict)
+  text = render_it(curve)
+  assert "nats a code, read code by code" in render_it(liked) and "nats a code, read code by code" not in text
   section = text[text.index('id="fewer-passes"'):]
   section = section[:section.index("</section>")]
   lines = [[tuple(map(float, one.split(","))) for one in part.split()] for part in re.findall(r'points="([^"]*)"', section)]

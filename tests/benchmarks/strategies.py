@@ -1,19 +1,21 @@
 """Decoding strategies on trained runs: passes, what is drawn, and wall time.
 
-    python -m train.pipeline --config configs/scenes_objectives.py --workdir runs/objectives
-    python -m tests.benchmarks.strategies --model runs/objectives --emoji runs/emoji --raster runs/scenes
+    python -m train.pipeline --config configs/scenes_parallel.py --workdir runs/parallel
+    python -m train.pipeline --config configs/scenes_parallel.py --workdir runs/raster --decoder.tasks.parallel 0
+    python -m tests.benchmarks.strategies --model runs/parallel --raster runs/raster --emoji runs/emoji
 
 `jacobi` at temperature 1 without top-k and top-p, with the run's guidance, against `sequential` in a program of the same
 shape, over `--keys` keys (a validation prompt each): the share of keys whose ids are all equal, and that against the
-one-token program, where those that differ may do so in a near-tie alone (jacobi_beyond_near_ties counts the others). A
-pass is a forward behind the prefix, for both. Of several `--windows` and `--guesses` each is printed; the figures
-are those of the first.
+one-token program, where those that differ may do so in a near-tie alone (jacobi_beyond_near_ties counts the others), and
+against a program of another batch (jacobi_identical_batch). A pass is a forward behind the prefix, for both. Of several
+`--windows` and `--guesses` each is printed; the figures are those of the first.
 
 Groups and maskgit need a run that learned `parallel` and, for accuracy, scenes: each of `--passes` against `sequential`, over
 `--prompts` prompts, with the run's own temperature and guidance; rows with windows of a half, a third and a sixth of the
 width. `groups_accuracy_drop` is from the better of this model drawn code by code and `--raster`, a run of the same training
-without `parallel` (without one it is void), at the first of `--passes` in random orders, a new one every 250 prompts. Of `--emoji`, where nobody can say what is right, the same ways at temperature 1 without guidance: nats a
-code that the model itself, code by code, gives to what was drawn; drawn code by code that is its entropy, and what is more
+without `parallel` (without one it is void), at the first of `--passes` in random orders, a new one every 250 prompts. Of
+`--emoji`, where nobody can say what is right, the same ways at temperature 1 without guidance: nats a code that the model
+itself, code by code, gives to what was drawn; drawn code by code that is its entropy, and what is more
 was lost by drawing codes apart that belong together. ms: a picture drawn alone (batch 1), the median of three.
 
 What was learned: on configs/scenes_parallel.py jacobi took 0.160 of the passes, all of 200 keys the very same; groups in 9 of
@@ -42,22 +44,23 @@ from unitok import config as c
 from unitok.config import Sampling
 from unitok.evaluation.examples import load_examples
 from unitok.evaluation.likelihood import document
+from unitok.evaluation.passes import nats_of, to_draw
 from unitok.evaluation.scene_tasks import truths
 from unitok.evaluation.scenes import read_pictures
 from unitok.evaluation.statistics import figure
 from unitok.model import Model
-from unitok.objectives import DRAWING, OBJECTIVES, drawing
+from unitok.objectives import DRAWING, OBJECTIVES
 from unitok.objectives.codes import Codes
 from unitok.sampling import rules
 from unitok.sampling.by_rows import by_rows
 from unitok.sampling.groups import groups_of
 from unitok.sampling.sampler import Sampler
-from unitok.sequence import Sequence, build
+from unitok.sequence import build
 from unitok.steps import Language
 from unitok.vocab import make_vocabulary
 
-BATCH = 25
-"""Keys drawn side by side."""
+BATCH, OTHER_BATCH = 25, 4
+"""Keys drawn side by side, and in another program to compare with."""
 PASSES = 8
 """Of 64 codes, whose wall time is measured."""
 SAME_ORDER = 250
@@ -66,15 +69,6 @@ TIE = 1e-4
 """Of two perturbed logits that are near enough for another order of additions to choose the other."""
 SHAPES = {"256": dict(layers=4, width=256, heads=8, kv_heads=4, hidden=704),
           "768": dict(layers=12, width=768, heads=12, kv_heads=6, hidden=2048)}
-
-
-def to_draw(model: Model, text: np.ndarray, groups: np.ndarray | None = None) -> Sequence:
-  """A picture that nothing is known of, code by code or in groups i32[h w]."""
-  grid, books = model.image.grid, model.vocabulary.books
-  empty = np.full(grid if books == 1 else (*grid, books), -1, np.int32)
-  return build(OBJECTIVES["text_to_image" if groups is None else "parallel"](
-      Codes((text,), empty, groups=groups), np.random.default_rng(0), drawing(model.config.decoder.objectives)),
-      model.vocabulary)
 
 
 def prompts_of(model: Model, count: int) -> list[str]:
@@ -87,11 +81,12 @@ def clean(sampling: Sampling, **more) -> Sampling:
   return dataclasses.replace(sampling, strategy="", window=0, passes=0, row_window=0, **more)
 
 
-def drawn(model: Model, texts: list[np.ndarray], sampling: Sampling, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+def drawn(model: Model, texts: list[np.ndarray], sampling: Sampling, seed: int,
+          batch: int = BATCH) -> tuple[list[np.ndarray], np.ndarray]:
   """(ids, passes behind the prefix) of a picture for each text."""
   asked, ids, passes = functools.partial(to_draw, model), [], []
-  for start in range(0, len(texts), BATCH):
-    some = texts[start:start + BATCH]
+  for start in range(0, len(texts), batch):
+    some = texts[start:start + batch]
     nulls = [asked(text[:0]) for text in some] if sampling.guidance_scale != 1 else None
     part = model.sampler.run([asked(text) for text in some], sampling, seed, nulls, first_row=start)
     ids, passes = ids + part.ids, passes + list(part.passes)
@@ -134,10 +129,13 @@ def jacobi(model: Model, keys: int, windows: tuple[int, ...], guesses: tuple[str
              "identical_one_token": float(equal(ids, plain).mean()), "n": len(ids)}
       differ = gaps(model, texts, ids, plain, warm, 1)
       one |= {"beyond_near_ties": int((differ > TIE).sum()), "largest_gap": float(differ.max(initial=0.0))}
+      how = dataclasses.replace(warm, strategy="jacobi", window=window, guesses=guess)
+      alone, _ = drawn(model, texts, how, 1, OTHER_BATCH)
+      one |= {"identical_batch": float(equal(ids, alone).mean()), "ms": milliseconds(model, how, prompts[0])}
       out[f"{window} {guess}"] = one
       print(f"jacobi, window {window:3d}, guess {guess:5s}: {taken.mean():.1f} of {passes.mean():.0f} passes, share "
-            f"{one['share']:.3f}, identical {one['identical']:.3f} (one token a pass {one['identical_one_token']:.3f}), "
-            f"n {len(ids)}", flush=True)
+            f"{one['share']:.3f}, identical {one['identical']:.3f} (one token a pass {one['identical_one_token']:.3f}, "
+            f"batches of {OTHER_BATCH} {one['identical_batch']:.3f}), {one['ms']:.0f} ms, n {len(ids)}", flush=True)
   return out
 
 
@@ -200,18 +198,9 @@ def likelihood(model: Model, passes: tuple[int, ...], count: int) -> dict:
   """Nats a code, by the model itself code by code, of what each way draws."""
   base = clean(model.config.sampling, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, guidance_scale=1.0)
   prompts = prompts_of(model, count)
-  texts, out, empty = [model.text.encode(prompt) for prompt in prompts], {}, np.full(model.image.grid, -1, np.int32)
+  texts, out = [model.text.encode(prompt) for prompt in prompts], {}
   for name, (how, taken) in every_way(model, base, passes).items():
-    order, groups = np.arange(empty.size), None
-    if how.passes:
-      groups = groups_of(np.ones(empty.shape, bool), how, 0)
-      order = np.argsort(groups, axis=None, kind="stable")
-    documents = [to_draw(model, text, groups) for text in texts]
-    codes = np.empty((len(texts), empty.size), np.int32)
-    codes[:, order] = [model.vocabulary.image_codes(ids) for ids in model.sampler.draw(documents, how, 0)]
-    known = [document(model, "text_to_image", text, one.reshape(empty.shape)) for text, one in zip(texts, codes, strict=True)]
-    nats = -model.sampler.log_likelihood(known) / np.array([d.learned for d in known])
-    out[name] = figure("nats", nats) | {"passes": taken, "ms": milliseconds(model, how, prompts[0])}
+    out[name] = figure("nats", nats_of(model, texts, how)) | {"passes": taken, "ms": milliseconds(model, how, prompts[0])}
     print(f"{name:15s} {taken:3d} passes behind the prefix, {out[name]['ms']:4.0f} ms, nats a code "
           f"{out[name]['nats']:.3f} ({out[name]['nats_low']:.3f}-{out[name]['nats_high']:.3f}), n {len(texts)}", flush=True)
   return out
@@ -261,6 +250,7 @@ def main(model: Path | None = None, emoji: Path | None = None, raster: Path | No
     first = next(iter(found.values()))
     result |= {f"jacobi_pass_share{suffix}": first["share"], f"jacobi_identical{suffix}": first["identical"],
                f"jacobi_identical_one_token{suffix}": first["identical_one_token"], f"jacobi_n{suffix}": first["n"],
+               f"jacobi_identical_batch{suffix}": first["identical_batch"],
                f"jacobi_beyond_near_ties{suffix}": first["beyond_near_ties"],
                f"jacobi{suffix}": found}
     if suffix:

@@ -10,6 +10,7 @@ from unitok.data.record import BadRecord
 from unitok.data.sources import open_source
 from unitok.evaluation.examples import Context, Examples, Figure, Item, Result, Section, with_hole
 from unitok.evaluation.likelihood import affordable, choose_candidates, retrieved, score_captions, without_prior
+from unitok.evaluation.passes import likely
 from unitok.evaluation.statistics import figure, merge
 from unitok.objectives.infill import rectangles
 
@@ -25,6 +26,8 @@ def evaluate_captioned(context: Context) -> Result:
     title = "Drawn from words training never showed this way"
     results.append(drawings(context, context.heldout, title, "held-out", 20))
   results.append(fillings(context))
+  if context.trained("parallel"):
+    results.append(likely(context))
   if context.trained("image_to_text"):
     results += [described(context), ranked(context)]
     if len(context.heldout.captioned()):

@@ -38,7 +38,9 @@ def render(workdir, config: c.Config, result: Result, seconds: Callable[[], Mapp
   sections = sorted(result.sections, key=lambda s: s.order)
   blocks = [(s.title, page.gallery(s)) for s in sections]
   blocks.append(("Over the training", films(workdir / "report" / "samples", config)))
-  cards = page.chart_cards([("Whole pictures right, by passes", passes_chart(metrics))])
+  cards = page.chart_cards([("Whole pictures right, by passes", passes_chart(metrics, "accuracy", "share of pictures")),
+                            ("How likely the model finds what it drew, by passes",
+                             passes_chart(metrics, "nats", "nats a code, read code by code"))])
   about = "How many codes are drawn at once, and what it costs: the same prompts by several strategies."
   blocks.append(("Fewer passes", page.block("Fewer passes", about, cards) if cards else ""))
   lines = read_metrics(workdir)
@@ -137,13 +139,13 @@ def figures_table(result: Result) -> str:
   return page.table(rows, ("key", "value", "95 % interval", "n"))
 
 
-def passes_chart(metrics: Mapping[str, Any]) -> str:
-  """A line for each strategy of `parallel.curve`, {strategy: {passes: {accuracy}}}; "" where no evaluation drew one."""
+def passes_chart(metrics: Mapping[str, Any], key: str, across: str) -> str:
+  """A line for each strategy of `parallel.curve`, {strategy: {passes: {key}}}; "" where no evaluation drew one."""
   lines = []
   for name, points in metrics.get("parallel", {}).get("curve", {}).items():
-    passes = sorted(points, key=int)
-    lines.append((name, [float(one) for one in passes], [points[one]["accuracy"] for one in passes]))
-  return charts.line_chart(lines, "passes of the model over a picture", "share of pictures", from_zero=True)
+    passes = sorted((one for one in points if key in points[one]), key=int)
+    lines.append((name, [float(one) for one in passes], [points[one][key] for one in passes]))
+  return charts.line_chart([line for line in lines if line[1]], "passes of the model over a picture", across, from_zero=True)
 
 
 # ---- what training left

@@ -7,6 +7,7 @@ import numpy as np
 from unitok.data.scenes import Scene, Thing
 from unitok.evaluation.captioned import filling_items
 from unitok.evaluation.examples import Context, Examples, Figure, Item, Result, Section
+from unitok.evaluation.passes import PROMPTS, curve
 from unitok.evaluation.scenes import attribute_score, read_caption, read_pictures
 from unitok.evaluation.statistics import clipped, figure, merge
 from unitok.sampling.settings import code_by_code
@@ -254,30 +255,11 @@ def in_passes(context: Context) -> Result:
   context.say(f"evaluate: {len(val)} pictures in {passes} passes")
   sampling = dataclasses.replace(context.config.sampling, strategy="groups", window=0, row_window=0, passes=passes)
   metrics = compare(val, read_pictures(context.generate(val.prompts, sampling)), "")
-  return Result({"parallel": metrics | {"passes": passes, "curve": curve(context)}},
+  some = val.first(PROMPTS)
+  right = lambda how: figure("accuracy", np.array([a == f for a, f in zip(truths(some), read_pictures(
+      context.generate(some.prompts, how)))]))
+  return Result({"parallel": metrics | {"passes": passes, "curve": curve(context, right)}},
                 [Figure(f"Right in {passes} passes", "parallel.accuracy", about="drawn many codes at a time")])
-
-
-CURVE = 256
-"""Prompts of each point of `curve`."""
-
-
-def curve(context: Context) -> dict[str, dict[str, dict]]:
-  """{strategy: {passes: accuracy and its interval}} of whole pictures right, for the same prompts: groups at four numbers of
-  passes, maskgit, which computes all places each time, at the two smallest, and code by code."""
-  some, plain = context.val.first(CURVE), dataclasses.replace(context.config.sampling, window=0, row_window=0, passes=0)
-  places = math.prod(context.model.image.grid)
-  numbers = sorted({max(1, places // share) for share in (16, 8, 4, 2)})
-  points = [("groups", number) for number in numbers] + [("maskgit", number) for number in numbers[:2]]
-  if context.trained("text_to_image"):
-    points.append(("sequential", places))
-  context.say(f"evaluate: {len(some)} pictures in {', '.join(map(str, numbers))} passes")
-  out: dict[str, dict[str, dict]] = {}
-  for strategy, number in points:
-    how = dataclasses.replace(plain, strategy=strategy, passes=0 if strategy == "sequential" else number)
-    found = read_pictures(context.generate(some.prompts, how))
-    out.setdefault(strategy, {})[str(number)] = figure("accuracy", np.array([a == f for a, f in zip(truths(some), found)]))
-  return out
 
 
 def cover(box: tuple[float, float, float, float], side: int, code: int) -> np.ndarray:
