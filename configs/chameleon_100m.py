@@ -32,6 +32,7 @@ def get_config() -> Config:
           layers=12, width=768, heads=12, kv_heads=12, hidden=2_048, row_length=4_096,
           rope_base=10_000.0, grid_embedding=0, z_loss=1e-5, remat="dots", loss_chunk=1_024,
           tasks=dict(pair=0.4, text=0.6), loss_weights={}, objectives=Objectives(image_first=0.5),
+          readers=8, watch_every=100,
           train=Train(steps=20_000, batch_size=128, learning_rate=6e-4, warmup_steps=4_000, weight_decay=0.1,
                       beta1=0.9, beta2=0.95, clip=1.0, ema_decay=0.9999, log_every=100, save_every=2_000,
                       sample_every=10_000, keep_every=50_000)),

@@ -34,6 +34,7 @@ def get_config() -> Config:
           layers=16, width=2_048, heads=16, kv_heads=16, hidden=5_632, row_length=4_096,
           rope_base=10_000.0, grid_embedding=0, z_loss=1e-5, remat="layer", loss_chunk=1_024,
           tasks=dict(pair=0.4, text=0.6), loss_weights={}, objectives=Objectives(image_first=0.5),
+          readers=8, watch_every=100,
           train=Train(steps=50_000, batch_size=512, learning_rate=3e-4, warmup_steps=4_000, weight_decay=0.1,
                       beta1=0.9, beta2=0.95, clip=1.0, ema_decay=0.9999, log_every=100, save_every=2_000,
                       sample_every=10_000, keep_every=50_000)),

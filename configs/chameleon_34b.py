@@ -33,6 +33,7 @@ def get_config() -> Config:
           layers=48, width=8_192, heads=64, kv_heads=8, hidden=22_016, row_length=4_096,
           rope_base=10_000.0, grid_embedding=0, norm="swin", z_loss=1e-5, remat="layer", loss_chunk=1_024,
           tasks=dict(pair=0.4, text=0.6), loss_weights={}, objectives=Objectives(image_first=0.5),
+          readers=256, watch_every=100,
           train=Train(steps=349_525, batch_size=3_072, learning_rate=1e-4, warmup_steps=4_000, weight_decay=0.1,
                       beta1=0.9, beta2=0.95, clip=1.0, ema_decay=0.9999, log_every=100, save_every=2_000,
                       sample_every=10_000, keep_every=50_000)),

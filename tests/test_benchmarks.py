@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jax
@@ -181,6 +182,24 @@ def test_gpu_step_measures():
   head = 6 * TINY.width * TINY.vocabulary * TINY.tokens
   assert found["done"] / found["mfu"] == pytest.approx((4 * TINY.flops() - head) / 3 / TINY.flops())
   assert found["parameters"] > 0 and profile.startswith("| asked for by |")
+  assert found["peak_gib"] is found["plan_gib"] is found["plan_ratio"] is None, "a CPU says nothing"
+
+
+@pytest.mark.slow
+def test_gpu_step_compares_with_the_plan(monkeypatch):
+  """The plan's bytes over those that a card says it held, where it held more than before."""
+  class Card:
+    device_kind, stats = "NVIDIA H100 80GB HBM3", iter((2**20, 2**30, 2**30))
+
+    def memory_stats(self):
+      return {"peak_bytes_in_use": next(self.stats)}
+
+  monkeypatch.setattr(gpu_step, "jax", SimpleNamespace(devices=lambda card=Card(): [card]))
+  before = gpu_step.most_gib()
+  assert gpu_step.most_gib(before) == 1 and before == 2**-10 and gpu_step.most_gib(1.0) is None
+  plan = gpu_step.plan_gib(TINY, "float32", remat="layer")
+  parameters = TINY.matrices + TINY.width * TINY.vocabulary
+  assert 4 * 4 * parameters < plan * 2**30 < 64 * 4 * parameters
 
 
 @pytest.mark.slow

@@ -140,8 +140,8 @@ def test_pictures_of_some_rows():
 
 
 @pytest.mark.parametrize("error, what, remedy", [
-    (OSError(errno.ENOSPC, "No space left on device"), "the disk is full", "make room"),
-    (RuntimeError("write: Disk quota exceeded [122]"), "the disk is full", "make room"),
+    (OSError(errno.ENOSPC, "No space left on device"), "the disk is full, a checkpoint takes 0.03 GB", "make room"),
+    (RuntimeError("write: Disk quota exceeded [122]"), "the disk is full, a checkpoint takes 0.03 GB", "make room"),
     (PermissionError(errno.EACCES, "Permission denied"), r"\[Errno 13\] Permission denied", "check the folder and its rights")])
 @pytest.mark.parametrize("before", [None, 3])
 @pytest.mark.parametrize("then", ["wait", "save", "close"])
@@ -155,10 +155,10 @@ def test_cannot_be_written(tmp_path, monkeypatch, capfd, error, what, remedy, be
   def fail():
     raise error
   monkeypatch.setattr(checkpoint, "_json_name", fail)
-  checkpoints.save(6, plain(2.0))
-  kept = f"step {before} is whole" if before else "none was written yet"
+  checkpoints.save(6, plain(2.0, 2_500_000))
+  kept, again = f"step {before} is whole" if before else "none was written yet", plain(3.0, 2_500_000)
   with pytest.raises(ValueError, match=f"^checkpoint {tmp_path}: could not be written, {what}; {kept}; {remedy} and run again$"):
-    {"wait": checkpoints.wait, "save": lambda: checkpoints.save(9, plain(3.0)), "close": checkpoints.close}[then]()
+    {"wait": checkpoints.wait, "save": lambda: checkpoints.save(9, again), "close": checkpoints.close}[then]()
   assert "Traceback" not in capfd.readouterr().err
 
 

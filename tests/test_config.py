@@ -1,4 +1,5 @@
 """Config files: what is wrong in one is told in one line, with the file, the field and what belongs there."""
+import dataclasses
 import json
 import re
 
@@ -30,6 +31,14 @@ def test_json(config):
   assert c.from_json(c.to_json(config)) == c.from_json(json.loads(json.dumps(c.to_json(config)))) == config
   with pytest.raises(ValueError, match="config: decoder.layers is '4', must be int"):
     c.from_json({**c.to_json(config), "decoder": {"layers": "4"}})
+
+
+@pytest.mark.parametrize("field, value, free", [
+    ("unroll", 2, True), ("attention", "blocks", True), ("remat", "layer", True), ("row_length", 512, False)])
+def test_what_may_change_on_a_workdir(field, value, free):
+  """How a step is computed, not what is learned."""
+  other = c.Config(decoder=dataclasses.replace(c.Decoder(), **{field: value}))
+  assert (c.difference(c.Config(), other) is None) == free
 
 
 @pytest.mark.parametrize("made, field, value, wanted", [

@@ -2,7 +2,9 @@
 any mesh."""
 import dataclasses
 import functools
+import itertools
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,10 @@ from flax import nnx
 from tests import eight_devices
 from tests.batches import documents
 from unitok import config as c
+from unitok.models import experts as of_experts
+from unitok.models import modality_experts
 from unitok.models.decoder import check
-from unitok.models.experts import FORMS, Experts, Tokens, block_size, sort, swiglus
+from unitok.models.experts import FORMS, Experts, Tokens, block_size, product, sort, swiglus
 from unitok.models.precision import FLOAT32
 from unitok.models.rule import Rule
 from unitok.optim import optimizer
@@ -92,15 +96,29 @@ def test_products_are_those_of_the_chosen(form, tokens, skew):
   close(its, other_its, 1e-4)
 
 
-def test_few_rows_are_computed_in_vain():
-  """Slots beside the entries: a sixteenth at most, of many; the blocks are enough however uneven the choices."""
+@pytest.mark.parametrize("form", FORMS)
+def test_few_rows_are_computed_in_vain(form):
+  """Slots beside the entries: a sixteenth at most, of many (copied for each block a quarter, but of two experts); the
+  blocks are enough however uneven the choices."""
   for entries, experts in ((4096, 8), (32768, 64), (2048, 2)):
-    size = block_size(entries, experts, "loop")
+    size, most = block_size(entries, experts, form), 17 / 16 if form == "loop" or experts == 2 else 5 / 4
     sorted_by = jax.jit(lambda choices: sort(choices, experts, size, entries))
     for choices in (np.arange(entries) % experts, np.zeros(entries, int), np.minimum(np.arange(entries), experts - 1)):
       entry = np.asarray(sorted_by(choices[:, None]).entry)
-      assert entries <= len(entry) <= entries * 17 / 16
+      assert entries <= len(entry) <= entries * most
       assert sorted(entry[entry < entries].tolist()) == list(range(entries))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_blocks_that_are_not_used_are_not_computed(form):
+  """Where their number is known when running alone: neither forwards nor backwards."""
+  slots = sort(jnp.zeros((8, 1), int), 3, 4, 8)._replace(used=jnp.int32(2))
+  x, kernel = jnp.ones((len(slots.entry), 5)), jnp.ones((3, 5, 6))
+  assert len(x) > 8
+  out, back = jax.vjp(lambda x, kernel: product(x, kernel, slots, jnp.dtype("float32"), form), x, kernel)
+  towards, of_kernel = back(jnp.ones_like(out))
+  assert (out[:8] == 5).all() and not out[8:].any() and not towards[8:].any()
+  assert of_kernel.sum() == 8 * 5 * 6
 
 
 # ---- the layer
@@ -393,9 +411,12 @@ def test_each_kind_has_its_own_weights(name):
   assert np.abs(reach[mixed[0]]).max() > 1e-6, "text sees the picture before it"
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", KINDS)
-def test_weights_by_modality_cost_what_one_set_does(name):
+def test_weights_by_modality_cost_what_one_set_does(monkeypatch, name, form):
   """FLOPs of a training step, and of a forward pass: a sixteenth more at most. Twice the weights, as many active."""
+  for module in (of_experts, modality_experts):
+    monkeypatch.setattr(module, "form_here", lambda: form)
   few = dataclasses.replace(DENSE, width=64, hidden=128, row_length=256)
   batch = documents(8, 256, IDS)
   cost, weights = [], []
@@ -462,9 +483,10 @@ def test_a_mesh_that_does_not_divide_is_told():
 
 # ---- eight devices
 
-MESHES = {"experts": [dict(expert=8), dict(expert=4, data=2), dict(expert=2, fsdp=4), dict(expert=2, fsdp=2, tensor=2),
-                      dict(expert=4, tensor=2), dict(expert=2, sequence=4), dict(expert=2, data=2, sequence=2),
-                      dict(data=8), dict(fsdp=8), dict(tensor=8), dict(sequence=8)],
+OVER_EXPERTS = [{axis: size for axis, size in zip(("expert", "data", "fsdp", "sequence", "tensor"), sizes) if size > 1}
+                for sizes in itertools.product((2, 4, 8), *[(1, 2, 4)] * 4) if math.prod(sizes) == 8]
+MESHES = {"experts": [*OVER_EXPERTS, dict(data=8), dict(fsdp=8), dict(tensor=8), dict(sequence=8)],
+          "batch": [dict(expert=8), dict(expert=2, fsdp=2, tensor=2)],
           "all": [dict(data=2, fsdp=2, tensor=2), dict(sequence=4, tensor=2), dict(fsdp=8)],
           "mlp": [dict(fsdp=4, tensor=2)]}
 name_of = lambda sizes: " ".join(f"{axis} {size}" for axis, size in sizes.items())
@@ -476,7 +498,8 @@ def measure() -> dict:
   single = make_mesh(c.Mesh(), jax.devices()[:1])
   train = c.Train(steps=4, batch_size=16, learning_rate=1e-3, warmup_steps=1)
   base = c.Decoder(layers=2, width=32, heads=8, kv_heads=8, hidden=64, row_length=16, grid_embedding=8, train=train)
-  options = {"experts": dataclasses.replace(base, experts=8, expert_hidden=16, shared_expert=16, expert_capacity=1.25),
+  sparse = dataclasses.replace(base, experts=8, expert_hidden=16, shared_expert=16)
+  options = {"experts": dataclasses.replace(sparse, expert_capacity=1.25), "batch": sparse,
              **{name: dataclasses.replace(base, modality_experts=name) for name in KINDS}}
   batch = documents(16, 16, 64)
   padded = batch.order >= 13
@@ -487,8 +510,9 @@ def measure() -> dict:
   def distance(a, b):
     return max(float(np.linalg.norm(x - y) / (np.linalg.norm(y) + 1e-12)) for x, y in zip(*map(jax.tree.leaves, (a, b))))
 
-  found = {"devices": jax.device_count(), "same": {}}
+  found, here = {"devices": jax.device_count(), "same": {}}, of_experts.form_here
   for model, meshes in MESHES.items():
+    of_experts.form_here = (lambda: "batch") if model == "batch" else here
     language = Language(options[model], 64, ("a", "b"), image=(range(8, 30),))
 
     def run(mesh):
@@ -501,6 +525,8 @@ def measure() -> dict:
       (other, (_, also)), others = run(make_mesh(c.Mesh(**{"data": 1, **sizes})))
       found["same"][f"{model}: {name_of(sizes)}"] = [abs(other / value - 1).item(), distance(others, grads),
                                                      0.0 if routed is None else distance(also, routed)]
+    if model == "batch":
+      found["work"] = work(make_mesh(c.Mesh(data=1, expert=8)))
     if model == "experts":
       found["dropped"] = float(routed.dropped.sum() / routed.wanted.sum())
 
@@ -512,7 +538,8 @@ def measure() -> dict:
     advance = jax.jit(under(mesh, functools.partial(decoder_step, language, tx)),
                       out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
     for _ in range(3):
-      state, metrics = advance(state, place_batch(batch, mesh), jax.random.key(1))
+      given = state, place_batch(batch, mesh), jax.random.key(1)
+      state, metrics = jax.block_until_ready(advance(*given))     # several under way may wait for each other's threads
     return state, jax.device_get(metrics)
 
   (one, told), (other, also) = trained(single), trained(make_mesh(c.Mesh(data=1, expert=2, fsdp=2, tensor=2)))
@@ -521,6 +548,24 @@ def measure() -> dict:
                       "places": {name: [list(map(str, kernel.sharding.spec)), kernel.addressable_shards[0].data.shape]
                                  for name, kernel in kernels.items()}}
   return found
+
+
+def work(mesh) -> list:
+  """[products of blocks on all devices, entries over the slots of a block, experts] of one forward product of the layer."""
+  from unitok.sharding import place_batch, under
+  module, counted, dot = Experts(dataclasses.replace(SPARSE, experts=16), FLOAT32, nnx.Rngs(0)), [], of_experts._dot
+
+  def counting(*given):
+    jax.debug.callback(lambda: counted.append(1))
+    return dot(*given)
+
+  x, real = np.random.default_rng(0).normal(size=(8, 64, SPARSE.width)).astype(np.float32), np.ones((8, 64), bool)
+  of_experts._dot = counting
+  jax.block_until_ready(jax.jit(under(mesh, lambda x, real: module(x, Tokens(real))))(*place_batch((x, real), mesh)))
+  jax.effects_barrier()
+  of_experts._dot = dot
+  entries = real.size * SPARSE.experts_per_token
+  return [len(counted) / 3, entries / block_size(entries, 16, "batch"), 16]
 
 
 @pytest.fixture(scope="module")
@@ -534,6 +579,13 @@ def test_every_mesh_gives_one_devices_loss_and_gradients(report, model, mesh):
   loss, grads, routed = report["same"][f"{model}: {mesh}"]
   assert loss <= 1e-5 and grads <= 1e-4 and routed <= 1e-5
   assert 0.01 < report["dropped"] < 0.5, "some entries are dropped, the same ones everywhere"
+
+
+@pytest.mark.slow
+def test_a_device_multiplies_its_own_entries(report):
+  """In the form of GPU and TPU, too: of all devices together the blocks of the entries, and one more an expert at most."""
+  blocks, full, experts = report["work"]
+  assert full <= blocks <= full + experts
 
 
 @pytest.mark.slow

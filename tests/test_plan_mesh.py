@@ -18,7 +18,8 @@ DECODER = c.Decoder(layers=4, width=128, heads=4, kv_heads=2, hidden=384, row_le
                     train=c.Train(steps=4, batch_size=16, warmup_steps=1))
 CONFIG = c.Config(text=c.Text(vocab_size=448), image_tokenizer=c.Pixels(colours=512), decoder=DECODER,
                   compute_dtype="float32")
-LONG = dataclasses.replace(CONFIG, decoder=dataclasses.replace(DECODER, row_length=512, remat="layer", loss_chunk=256))
+LONG = dataclasses.replace(CONFIG, decoder=dataclasses.replace(DECODER, row_length=512, remat="layer", loss_chunk=256,
+                                                      watch_every=100))
 MESHES = {"one device": ({}, CONFIG), "eight": (dict(data=2, fsdp=2, tensor=2), CONFIG),
           "blocks, again, in chunks": (dict(fsdp=4, tensor=2), LONG)}
 
@@ -249,6 +250,7 @@ def test_command(tmp_path, capsys):
     ("--mesh data=8192", "--mesh: 8192 devices are more than"),
     ("--mesh data=2 --chip h900", "--chip: no chip 'h900'; take one of v5e, v5p, v6e, a100, h100, h200"),
     ("--tokens 1e9", "--tokens: how long they take is told for a --chip; name one"),
+    ("--mesh data=2 --chip h100 --stage image_tokenizer --tokens 1e9", "--tokens: a number of the decoder's; the image_"),
     ("--mesh data=2 --stage image_tokenizer", "image_tokenizer: one of pixels has nothing to train; plan the decoder")])
 def test_bad_input(tmp_path, capsys, words, said):
   path = tmp_path / "small.py"
@@ -266,6 +268,7 @@ def test_chameleons_shapes(name, millions):
   stage = decoder_stage(config)
   count, o = parameters(stage.state().params), config.decoder
   assert count / 1e6 == pytest.approx(millions, rel=0.02)
+  assert o.train.batch_size % o.readers == 0 < o.watch_every
   inside = count - 2 * o.width * stage.model.vocabulary_size
   norms = count - inside - o.width * stage.model.vocabulary_size
   assert stage.model.vocabulary_size == (16_384 if name == "100m" else 65_536)

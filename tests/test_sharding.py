@@ -14,6 +14,7 @@ name_of = lambda sizes: " ".join(f"{axis} {size}" for axis, size in sizes.items(
 is_ulysses = lambda sizes: sizes["sequence"] == 8 or (sizes["sequence"], sizes["tensor"]) == (2, 4)
 has_books = lambda sizes: sizes["fsdp"] == sizes["sequence"] == sizes["tensor"] == 2
 IDS = 64
+IN_PARTS = dict(data=2, fsdp=2, tensor=2)
 COLUMNS = 8 * 997
 """A vocabulary whose size is found nowhere else."""
 
@@ -29,6 +30,7 @@ def measure() -> dict:
   from tests.batches import documents, with_books
   from unitok import config as c
   from unitok.losses import cross_entropy_in_chunks
+  from unitok.metrics import Mean
   from unitok.models.autoencoder import to_pm1
   from unitok.optim import optimizer
   from unitok.sharding import create, make_mesh, place, place_batch, under
@@ -68,6 +70,8 @@ def measure() -> dict:
 
   texts, in_chunks = documents(16, 16, IDS), dataclasses.replace(few, loss_chunk=5, remat="dots")
   ulysses = dataclasses.replace(many, sequence_attention="ulysses", attention="blocks")
+  watching = dataclasses.replace(many, watch_every=1)
+  parted = dataclasses.replace(watching, train=dataclasses.replace(train, accumulate=2))
   of_books = dataclasses.replace(many, loss_chunk=5, depth_hidden=16)
   models = {"decoder": decoder(many, lambda sizes: True, texts),
             "in chunks": decoder(in_chunks, lambda sizes: sizes["tensor"] == 2, texts),
@@ -111,16 +115,26 @@ def measure() -> dict:
                           "opt_state": share((state.opt_state, judge["opt_state"])),
                           "placed": share(place(state, mesh).opt_state)}
 
-  def trained(mesh, zero1=False):
+  def trained(mesh, zero1=False, step=step):
     state = create(builds["decoder"], mesh, jax.random.key(0), zero1=zero1)
     advance = jax.jit(under(mesh, step), out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
     for _ in range(3):
-      state, metrics = advance(state, place_batch(documents(16, 16, IDS), mesh), jax.random.key(1))
-    return jax.device_get((state.params, metrics["loss"])), share(state.opt_state)
+      given = state, place_batch(documents(16, 16, IDS), mesh), jax.random.key(1)
+      state, metrics = jax.block_until_ready(advance(*given))     # several under way may wait for each other's threads
+    told = {name: value.value() if isinstance(value, Mean) else value for name, value in jax.device_get(metrics).items()}
+    return (jax.device_get(state.params), told), share(state.opt_state)
 
   mesh = make_mesh(c.Mesh(data=4, fsdp=2, zero1=True))
   ((one, first), _), ((other, second), part) = trained(single), trained(mesh, zero1=True)
-  found["trained"] = {"loss": abs(second / first - 1).item(), "share": part, "distance": distance(other, one)}
+  found["trained"] = {"loss": abs(second["loss"] / first["loss"] - 1).item(), "share": part,
+                      "distance": distance(other, one)}
+  stepping = lambda options: functools.partial(decoder_step, Language(options, IDS, ("a", "b")), tx)
+  (one, first), _ = trained(single, step=stepping(watching))
+  (other, second), _ = trained(make_mesh(c.Mesh(**IN_PARTS)), step=stepping(parted))
+  found["in parts"] = {"distance": distance(other, one), "metrics": {
+      name: abs(float(second[name] / value) - 1) for name, value in first.items() if value}}
+  (one, met), (other, also) = bad_batches(single), bad_batches(make_mesh(c.Mesh(**IN_PARTS)))
+  found["bad batches"] = {"met": [met, also], "distance": distance(other, one)}
 
   def of_loss(mesh):
     loss = lambda x, kernel, targets: sum(part.sum() for part in cross_entropy_in_chunks(
@@ -142,6 +156,44 @@ def measure() -> dict:
                      "sums in loops": f"f32[16,{COLUMNS}]" in "".join(
                          line for line in loops.splitlines() if "all-reduce(" in line)}
   return found
+
+
+def bad_batches(mesh) -> tuple:
+  """(weights, what is told) of a run of `train.loop.fit` that meets one batch that is not a number and one that makes the
+  loss jump."""
+  import functools
+  import tempfile
+  from pathlib import Path
+
+  import jax
+  import numpy as np
+  from test_guard import Documents
+  from test_loop import lines
+
+  from train.loop import fit
+  from unitok import config as c
+  from unitok.checkpoint import Checkpoints
+  from unitok.metrics import JsonlWriter, Writers
+  from unitok.optim import optimizer
+  from unitok.sharding import create
+  from unitok.steps import Language, decoder_state, decoder_step
+
+  class Rows(Documents):
+    def __next__(self):
+      return jax.tree.map(lambda x: np.repeat(x, 4, 0), super().__next__())
+
+  train = c.Train(steps=16, batch_size=8, learning_rate=3e-2, warmup_steps=0, log_every=1, save_every=6,
+                  spike_deviations=8.0, spike_window=8)
+  options = c.Decoder(layers=1, width=16, heads=2, kv_heads=2, hidden=16, grid_embedding=0, train=train)
+  language, tx = Language(options, 10, ("text/text",)), optimizer(train)
+  with tempfile.TemporaryDirectory() as name, Checkpoints((folder := Path(name)) / "model", 2) as checkpoints:
+    state = create(functools.partial(decoder_state, language, tx), mesh, jax.random.key(0))
+    state = fit(state=state, batches=Rows(broken=5, strange=14), train=train, checkpoints=checkpoints, mesh=mesh,
+                step_fn=functools.partial(decoder_step, language, tx), key=jax.random.key(1), examples_per_step=8,
+                title="model", writer=Writers([JsonlWriter(folder / "metrics.jsonl", "model")]))
+    told = [[line["step"], name, line[name]] for line in lines(folder) for name in ("skipped", "passed_over")
+            if line.get(name)]
+  return jax.device_get(state.params), told
 
 
 def attention() -> dict:
@@ -211,6 +263,22 @@ def test_a_device_of_eight_holds_an_eighth(report, model):
 def test_spread_moments_train_as_one_device_does(report):
   found = report["trained"]
   assert found["loss"] <= 1e-5 and found["distance"] <= 1e-4 and found["share"] <= 1.05 / 8
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_train_as_one_device_does(report):
+  """Three steps of two parts each, on a mesh, against whole batches: weights and all that is told, the watch among it."""
+  found = report["in parts"]
+  assert found["distance"] <= 1e-4 and max(found["metrics"].values()) <= 1e-4, found
+  assert {"gradient_norm", "update_ratio", "attention_logit/a", "log_z/b", "loss/a"} <= found["metrics"].keys()
+
+
+@pytest.mark.slow
+def test_bad_batches_on_the_mesh(report):
+  """One that is not a number is skipped and a spike gone back from at the same steps as on one device."""
+  found = report["bad batches"]
+  assert found["met"][0] == found["met"][1] == [[5, "skipped", 1.0], [13, "passed_over", 2.0]]
+  assert found["distance"] <= 1e-4
 
 
 @pytest.mark.slow

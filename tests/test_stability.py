@@ -182,6 +182,8 @@ def test_no_dropout_is_no_other_program():
 
 @pytest.mark.parametrize("change, says", [
     (dict(watch_every=-1), "decoder.watch_every: -1 must be a number of steps, 0 for never"),
+    (dict(gradients_every=-1), "decoder.gradients_every: -1 must be a number of steps, 0 for never"),
+    (dict(z_loss=-1e-4), "decoder.z_loss: -0.0001 must be a number from 0 on, 0 for none"),
     (dict(dropout=1.0), "decoder.dropout: 1.0 must be a share from 0 to below 1"),
     (dict(pb_relax=0.5), "decoder.pb_relax: 0.5 must be a number from 1 on, 1 for none"),
     (dict(attention_softcap=-1.0), "decoder.attention_softcap: -1.0 must be a number from 0 on, 0 for none"),

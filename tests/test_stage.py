@@ -155,6 +155,29 @@ def test_a_row_that_is_too_short(tmp_path, tmp_path_factory):
   assert [path.name for path, time in before.items() if path.stat().st_mtime_ns != time] == ["config.json"]
 
 
+@pytest.mark.parametrize("tasks", [{"image_to_text": 1.0}, {"text_to_image": 1.0}])
+def test_weights_are_gathered_for_drawing_alone(tmp_path, tmp_path_factory, monkeypatch, tasks):
+  """A run that learns to draw nothing gives the loop nothing to call."""
+  given, stays = [], shutil.ignore_patterns("decoder")
+  folder = shutil.copytree(small_run.made(tmp_path_factory), tmp_path / "run", ignore=stays)
+  monkeypatch.setattr(train.decoder, "fit", lambda **options: given.append(options["on_sample"]))
+  train.decoder.run(with_decoder(small_run.CONFIG, tasks=tasks), folder)
+  assert (given[0] is None) == ("text_to_image" not in tasks)
+
+
+def test_too_few_readers_are_told(monkeypatch, capsys):
+  """In a line of the first process, where others' rows are packed in vain."""
+  monkeypatch.setattr(train.decoder.jax, "process_count", lambda: 4)
+  train.decoder.tell_readers(4)
+  assert not capsys.readouterr().out
+  train.decoder.tell_readers(2)
+  said = capsys.readouterr().out
+  assert said.startswith("decoder: decoder.readers is 2, for 4 processes, so each packs rows") and said.count("\n") == 1
+  monkeypatch.setattr(train.decoder, "first", lambda: False)
+  train.decoder.tell_readers(2)
+  assert not capsys.readouterr().out
+
+
 def test_stopped_while_jax_is_imported(tmp_path):
   """Ctrl-C in the first seconds of a run ends as at any other time."""
   (tmp_path / "jax.py").write_text("import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"

@@ -55,6 +55,7 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
       start = start_from(state, config.init.source, model, vocabulary) if config.init.source else \
           know(state, workdir, vocabulary, seed)
       state = place(start, mesh)
+    tell_readers(options.readers)
     draw = on_sample or drawer(config, workdir)
     writer = open_writers(config, workdir, STAGE)
 
@@ -66,7 +67,7 @@ def run(config: Config, workdir, on_sample: Callable | None = None, seconds: flo
     try:
       fit(state=state, step_fn=functools.partial(decoder_step, model, tx), batches=documents, train=options.train,
           checkpoints=checkpoints, writer=writer, key=jax.random.fold_in(seed, 1),
-          on_sample=sample, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh,
+          on_sample=sample if draw else None, examples_per_step=options.train.batch_size, title=STAGE, mesh=mesh,
           meta={"vocabulary": vocabulary.fingerprint}, device_gb=config.mesh.device_gb)
     finally:
       documents.close()
@@ -89,6 +90,13 @@ def new(config: Config, workdir, vocabulary: Vocabulary, mesh):
                       rows=rows_here(mesh, options.train.batch_size))
   return seed, documents, model, tx, create(
       build, mesh, seed, zero1=config.mesh.zero1, offload=config.mesh.offload)
+
+
+def tell_readers(readers: int):
+  """A line where several processes pack the same documents."""
+  if first() and (count := jax.process_count()) > readers:
+    print(f"{STAGE}: decoder.readers is {readers}, for {count} processes, so each packs rows of others beside its own; a "
+          f"new workdir with {count}, or a multiple that divides the batch, spares that", flush=True)
 
 
 def trial(config: Config, workdir, vocabulary: Vocabulary, mesh):

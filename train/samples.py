@@ -17,18 +17,18 @@ from unitok.sampling.sampler import Sampler
 COUNT = 8
 
 
-def drawer(config: Config, workdir) -> Callable:
-  """on_sample(language, vocabulary, step, params) of the decoder stage: one picture a prompt, side by side, u8[h w 3]; None
+def drawer(config: Config, workdir) -> Callable | None:
+  """on_sample(language, vocabulary, step, params) of the decoder stage: one picture a prompt, side by side, u8[h w 3]. None
   where the run does not learn to draw.
 
   Prompts and seed are the same every time, so that a picture differs from the last by what was learned. The
   tokenizers are read and the sampler is compiled at the first call.
   """
+  if not config.decoder.tasks.get("text_to_image"):
+    return None
   workdir, kept = epath.Path(workdir), []
 
-  def draw(language, vocabulary, step: int, params) -> np.ndarray | None:
-    if not config.decoder.tasks.get("text_to_image"):
-      return None
+  def draw(language, vocabulary, step: int, params) -> np.ndarray:
     if not kept:
       kept.append(Model(config, vocabulary, TextModality.load(workdir / "text_tokenizer"),
                         load_image_tokenizer(workdir), Sampler(language, params, vocabulary)))

@@ -66,7 +66,7 @@ class Checkpoints:
   def __init__(self, folder, keep_last: int = 2, keep_every: int = 0):
     if keep_last < 1 or keep_every < 0:
       raise ValueError(f"train.keep_last: {keep_last} must be 1 or more, train.keep_every: {keep_every} 0 or more")
-    self.folder, policies = _absolute(folder), v1.training.preservation_policies
+    self.folder, self.size, policies = _absolute(folder), 0, v1.training.preservation_policies
     keep = policies.LatestN(keep_last)
     if keep_every:
       keep = policies.AnyPreservationPolicy([keep, policies.EveryNSteps(keep_every)])
@@ -90,6 +90,7 @@ class Checkpoints:
       return
     parts = {name: part for name in PARTS if jax.tree.leaves(part := getattr(state, name))}   # Orbax refuses empty ones
     data = batches.get_state() if batches is not None else None
+    self.size = sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
     with _told(self):
       parts |= {"data": _Json(data), "meta": _Json(meta or {})}
       self._orbax.save_checkpointables_async(step, parts, force=True)
@@ -242,7 +243,8 @@ class _told:
       return
     full = any(s in str(error) for s in ("No space left", "Disk quota", "RESOURCE_EXHAUSTED"))
     if full or isinstance(error, OSError):
-      what = "the disk is full" if full else str(error).splitlines()[0]
+      size = self.checkpoints.size / 10**9
+      what = f"the disk is full, a checkpoint takes {size:.2f} GB" if full else str(error).splitlines()[0]
       last = self.checkpoints.latest()   # asked now: one under way counts until it has failed
       kept = f"step {last} is whole" if last is not None else "none was written yet"
       raise ValueError(f"checkpoint {self.checkpoints.folder}: could not be written, {what}; {kept}; "

@@ -351,8 +351,9 @@ class Decoder:
   """dense: with the whole mask; blocks: by blocks of 128 tokens, what nobody sees passed over; fused: the same in a
   kernel for GPU and TPU; auto: dense in rows of less than 512 tokens (2,048 on GPU and TPU), else blocks or fused."""
   sequence_attention: Literal["ring", "ulysses"] = "ring"
-  """Of rows whose tokens lie over several devices (mesh.sequence). ring: keys and values go round, by blocks; ulysses:
-  each device has some heads of all tokens, of which there must be enough."""
+  """Of rows whose tokens lie over several devices (mesh.sequence). ring: keys and values go round, by XLA's loops over
+  blocks on every machine, whatever `attention` says; ulysses: each device has some heads of all tokens, of which there
+  must be enough, and computes them as `attention` says."""
   norm: Literal["pre", "sandwich", "swin"] = "pre"
   """Where RMSNorm stands: pre: before attention and MLP; sandwich: before and after (CogView); swin: after, before the
   residual is added (Swin v2, Chameleon 34B)."""
@@ -370,6 +371,7 @@ class Decoder:
   row_length: int = 256
   """Tokens of a packed training row."""
   z_loss: float = 1e-4
+  """Weight of the mean squared log Z beside the mean nats of the targets; 0: none."""
   tasks: dict[str, float] = field(default_factory=lambda: dict(
       text_to_image=0.5, image_to_text=0.2, infill=0.25, text=0.05))
   """Objective -> share of the documents."""
@@ -684,7 +686,7 @@ def _tuples(value: Any) -> Any:
 
 FREE = ("evaluation.", "sampling.", "mesh.", "compute_dtype", "tensorboard", "wandb", "log_every", "save_every",
         "sample_every", "keep_last", "keep_every", "on_bad", "skip_at_most", "accumulate", "remat", "loss_chunk",
-        "sequence_attention", "watch_every")
+        "unroll", "attention", "sequence_attention", "watch_every")
 """Fields (by first or last name) that may differ between two commands on one workdir: they change nothing made."""
 
 

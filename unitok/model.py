@@ -277,7 +277,8 @@ class Model:
     alive = list(range(len(documents)))
     for step in range(pieces):
       rows, nexts = [document(n) for n in alive], {}
-      for n, of, logits in zip(alive, rows, self.sampler.after(rows, min(batch_size, 1 << max(len(alive) - 1, 0).bit_length()))):
+      found = self.sampler.after(rows, min(batch_size, 1 << max(len(alive) - 1, 0).bit_length()))
+      for n, of, logits in zip(alive, rows, found):
         kind = choose(logits, may_come(self.vocabulary, of.length, one - none, row), sampling.temperature,
                       np.random.default_rng([seed, n, step]))
         if kind != "end":

@@ -12,6 +12,10 @@ optimizer, `--layers-7b`, and every layer is computed again in the backward pass
                 time and the peak
   done_SHAPE    the same with the forward pass that recomputation (remat layer) adds
   tokens_per_s_SHAPE, parameters_SHAPE, first_s_SHAPE, memory_gib_SHAPE: the compiler's plan of arguments and temporaries
+  peak_gib_SHAPE  what the device really held at most until a first step was done; null where it does not say, or an
+                  earlier shape took more
+  plan_gib_SHAPE, plan_ratio_SHAPE   what `unitok plan` says of the same step, compiled for a CPU, and that over peak_gib:
+                  within 15 % of 1; null where the chip is none of the plan's
   peak_tflops   measured, and the chip's name
 
 Then for each shape a table of the operations' own times, by the function that asked for them; "nothing" is when the
@@ -29,7 +33,13 @@ import jax.numpy as jnp
 import tyro
 
 from tests.benchmarks.profiled import askers, operations, summary, told
-from tests.benchmarks.train_step_side import Ours, Shape, product_rates
+from tests.benchmarks.train_step_side import Ours, Shape, decoder_of, product_rates
+from unitok import config as c
+from unitok.plan.chips import CHIPS
+from unitok.plan.simulate import compiled
+from unitok.plan.stages import on_chips
+from unitok.sharding import AXES
+from unitok.vocab import SPECIAL_SIZE
 
 SHAPES = {"100M": Shape(12, 768, 12, 12, 2_048, vocabulary=16_384, length=2_048, batch=32),
           "1B": Shape(20, 2_048, 16, 16, 5_504, vocabulary=32_768, length=2_048, batch=8),
@@ -61,9 +71,26 @@ def planned_gib(program) -> float:
   return (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30
 
 
+def most_gib(before: float = 0.0) -> float | None:
+  """What the device has held at most since the process started; None where it does not say, or no more than `before`."""
+  found = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
+  return found if found > before else None
+
+
+def plan_gib(shape: Shape, dtype: str, **options) -> float | None:
+  """What `unitok plan` says that a step takes of this chip; None where it does not know the chip."""
+  if not any(name in jax.devices()[0].device_kind.lower() for name in CHIPS):
+    return None
+  colours = shape.vocabulary // 4
+  config = c.Config(text=c.Text(vocab_size=shape.vocabulary - SPECIAL_SIZE - colours), compute_dtype=dtype,
+                    image_tokenizer=c.Pixels(colours=colours), decoder=decoder_of(shape, **options))
+  found = compiled(on_chips(config), "decoder", dict.fromkeys(AXES, 1), room=1)     # into which no larger batch fits
+  return found["memory"]["total"] / 2**30
+
+
 def measure(shape: Shape, peak: float, rounds: int, steps: int, dtype: str = "bfloat16", **options) -> tuple[dict, str]:
   """(figures, the profile's table)."""
-  start = time.perf_counter()
+  start, before = time.perf_counter(), most_gib() or 0.0
   side = Ours(shape, dtype, **options)
   program = side.advance.lower(side.state, side.batch, side.key).compile()
 
@@ -72,15 +99,17 @@ def measure(shape: Shape, peak: float, rounds: int, steps: int, dtype: str = "bf
     return side.state
 
   seconds_of(advance, 1)
-  first = time.perf_counter() - start
+  first, most = time.perf_counter() - start, most_gib(before)
   step = statistics.median(seconds_of(advance, steps) / steps for _ in range(rounds))
   rows = summary(operations(lambda: seconds_of(advance, steps)), askers(program.as_text()), steps)
   # what a layer's second forward pass adds: a third of its 6 FLOPs, and none of the head's
   layers = shape.flops() - 6 * shape.width * shape.vocabulary * shape.tokens
   again = layers / 3 if options.get("remat") == "layer" else 0
+  plan = plan_gib(shape, dtype, **options)
   found = {"mfu": shape.flops() / step / peak, "done": (shape.flops() + again) / step / peak,
            "tokens_per_s": shape.tokens / step, "parameters": side.parameters, "first_s": first,
-           "memory_gib": planned_gib(program)}
+           "memory_gib": planned_gib(program), "peak_gib": most, "plan_gib": plan,
+           "plan_ratio": plan / most if plan and most else None}
   return found, told(rows, 1e3 * step)
 
 
@@ -106,8 +135,10 @@ def main(shapes: tuple[Literal["100M", "1B", "7B"], ...] = ("100M", "1B", "7B"),
       print(f"{name}: {str(error).splitlines()[0]}; with less of --batch or --layers-7b, or --remat layer, it may fit",
             flush=True)
       continue
+    beside = f", really {found['peak_gib']:.1f}" if found["peak_gib"] else ""
+    beside += f", by unitok plan {found['plan_gib']:.1f}" if found["plan_gib"] else ""
     print(f"\n{name}, {shape.layers} x {shape.width}, batch {shape.batch} x {shape.length}, remat {options['remat']}: "
-          f"{found['tokens_per_s']:,.0f} tokens/s, {found['mfu']:.1%} of the peak, {found['memory_gib']:.1f} GiB\n\n"
+          f"{found['tokens_per_s']:,.0f} tokens/s, {found['mfu']:.1%} of the peak, {found['memory_gib']:.1f} GiB{beside}\n\n"
           f"{profile}", flush=True)
     result |= {f"{key}_{name}": value for key, value in found.items()}
   print(json.dumps(result))

@@ -59,17 +59,21 @@ def tokens_of(shape: Shape) -> np.ndarray:
   return np.random.default_rng(0).integers(0, shape.vocabulary, (shape.batch, shape.length + 1)).astype(np.int32)
 
 
-def model_of(shape: Shape, dtype: str = "float32", **options):
-  """(Language, optimizer): of the default config but for the shape and what `options` says of config.Decoder."""
+def decoder_of(shape: Shape, **options):
+  """config.Decoder, the default one but for the shape and what `options` says."""
   from unitok import config as c
+  return c.Decoder(layers=shape.layers, width=shape.width, heads=shape.heads, kv_heads=shape.kv_heads, hidden=shape.hidden,
+                   row_length=shape.length, tasks={"text": 1.0}, train=c.Train(batch_size=shape.batch), **options)
+
+
+def model_of(shape: Shape, dtype: str = "float32", **options):
+  """(Language, optimizer) of `decoder_of`."""
   from unitok.models.precision import choose
   from unitok.optim import optimizer
   from unitok.steps import Language
-  train = c.Train(batch_size=shape.batch)
-  decoder = c.Decoder(layers=shape.layers, width=shape.width, heads=shape.heads, kv_heads=shape.kv_heads,
-                      hidden=shape.hidden, row_length=shape.length, tasks={"text": 1.0}, train=train, **options)
-  precision = choose(dtype)
-  return Language(decoder, shape.vocabulary, ("text/text",), precision), optimizer(train, products=precision.products)
+  decoder, precision = decoder_of(shape, **options), choose(dtype)
+  return (Language(decoder, shape.vocabulary, ("text/text",), precision),
+          optimizer(decoder.train, products=precision.products))
 
 
 def rows_of(shape: Shape):

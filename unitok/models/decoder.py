@@ -336,9 +336,10 @@ def check(options):
   experts.check(options)
   if not 0 <= options.dropout < 1:
     raise ValueError(f"decoder.dropout: {options.dropout} must be a share from 0 to below 1")
-  if options.watch_every < 0:
-    raise ValueError(f"decoder.watch_every: {options.watch_every} must be a number of steps, 0 for never")
+  for name in ("gradients_every", "watch_every"):
+    if getattr(options, name) < 0:
+      raise ValueError(f"decoder.{name}: {getattr(options, name)} must be a number of steps, 0 for never")
   for name, least, none in (("pb_relax", 1, "1 for none"), ("attention_softcap", 0, "0 for none"),
-                            ("logit_softcap", 0, "0 for none")):
+                            ("logit_softcap", 0, "0 for none"), ("z_loss", 0, "0 for none")):
     if not least <= getattr(options, name) < float("inf"):
       raise ValueError(f"decoder.{name}: {getattr(options, name)} must be a number from {least} on, {none}")

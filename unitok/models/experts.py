@@ -2,10 +2,11 @@
 of many SwiGLUs.
 
 Entries, a token beside each of its experts, are sorted by expert, and products computed in blocks of one expert each,
-as in MegaBlocks (Gale 2022, 2211.15841): the work is that of the entries and at most a sixteenth more (a quarter on GPU
-and TPU), whatever the router prefers, and nothing needs to be dropped. (`jax.lax.ragged_dot` computes every expert for
-every entry on a CPU.) Where the mesh has an axis `expert`, a device has some experts and takes the tokens of all
-devices along that axis, and they add up what they made.
+as in MegaBlocks (Gale 2022, 2211.15841): the products are those of the entries and at most a sixteenth more (on GPU and
+TPU of more than two experts up to a quarter), whatever the router prefers, and nothing needs to be dropped.
+(`jax.lax.ragged_dot` computes every expert for every entry on a CPU.) Where the mesh has an axis `expert`, a device has
+some experts and takes the tokens of all devices along that axis, and they add up what they made; there, too, it
+multiplies its own entries alone, though it keeps room for those of all.
 """
 import functools
 import math
@@ -48,8 +49,9 @@ class Slots(NamedTuple):
 
 
 def block_size(entries: int, experts: int, form: str) -> int:
-  """Slots of a block: a power of two, so many that what is empty of an expert's last block is little beside the rest."""
-  share = 16 if form == "loop" else 4
+  """Slots of a block: a power of two, so many that what is empty of an expert's last block is little beside the rest.
+  `batch` copies an expert's weights for each block, so of many experts it makes fewer; see `product`."""
+  share = 16 if form == "loop" else max(32 // experts, 4)
   return 1 << min(max(entries // (share * experts), 8), 256 if form == "loop" else entries).bit_length() - 1
 
 
@@ -97,8 +99,10 @@ taken.defvjp(lambda x, there, back: (taken(x, there, back), back),
 # ---- products by blocks
 
 def product(x, kernel, slots: Slots, products, form: str):
-  """x [N in] times kernel f32[e in out], each block with its expert's -> [N out]; factors have the dtype `products`."""
-  return FORMS[form](products, x, kernel, slots.expert, slots.used)
+  """x [N in] times kernel f32[e in out], each block with its expert's -> [N out]; factors have the dtype `products`.
+  Where only running tells how many blocks are used, or two experts have dozens, they go one after another in either form."""
+  at_once = slots.used is None and len(slots.expert) <= 12 * kernel.shape[0]
+  return FORMS[form if at_once else "loop"](products, x, kernel, slots.expert, slots.used)
 
 
 def _dot(a, b, dimensions=((1,), (0,))):
@@ -126,7 +130,8 @@ def _loop_backward(products, kept, grad):
   x, kernel, expert, used = kept
   narrow, blocks = kernel.astype(products), x.astype(products).reshape(len(expert), -1, x.shape[1])
   grads = grad.astype(products).reshape(*blocks.shape[:2], -1)
-  across = blocks.swapaxes(1, 2) if products == jnp.float32 else turned(blocks)
+  plain = products == jnp.float32 or jax.default_backend() != "cpu"
+  across = blocks.swapaxes(1, 2) if plain else turned(blocks)
 
   def one(n, sums):
     back, towards = sums
@@ -141,7 +146,7 @@ def _loop_backward(products, kept, grad):
 _loop.defvjp(_loop_forward, _loop_backward)
 
 
-def _batch(products, x, kernel, expert, used):
+def _batch(products, x, kernel, expert, _):
   """All blocks in one product, each with a copy of its expert's weights: for machines that one block leaves idle."""
   blocks = x.astype(products).reshape(len(expert), -1, x.shape[1])
   out = jnp.einsum("nbi,nio->nbo", blocks, kernel.astype(products)[expert], preferred_element_type=jnp.float32)

@@ -1,5 +1,6 @@
 """Attention of rows whose tokens lie over several devices: keys, values and their integers go round (ring attention, Liu
-2023, 2310.01889), by blocks on each device.
+2023, 2310.01889), by blocks on each device: XLA's loops (block_attention.py) on GPU and TPU, too, not the fused kernel,
+and `decoder.attention` is not heeded. `ulysses` heeds it.
 
 A device takes what it sees of each piece that comes by; the pieces' outputs are joined by the logarithms of their sums.
 Backwards the pieces go round again, each with its gradients so far, which are whole when it is at home.

@@ -46,7 +46,12 @@ def mesh_plan(config: c.Config, stage: str, mesh: str, name: str = "", tokens: f
   """
   config = on_chips(config) if name else config
   the_chip, sizes = chip(name) if name else None, sizes_of(config.mesh, mesh)
-  config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes))
+  # what `watch_every` measures holds less than a step, and is too rare to count among what one sends
+  config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes),
+                               decoder=dataclasses.replace(config.decoder, watch_every=0))
+  if tokens and stage != "decoder":
+    raise ValueError(f"--tokens: a number of the decoder's; the {stage} sees pictures, so leave it out and change "
+                     f"{stage}.train.steps")
   one, shape = STAGES[stage](config), AbstractMesh(tuple(sizes.values()), tuple(sizes))
   devices, decoder = math.prod(sizes.values()), stage == "decoder"
   if decoder:

@@ -113,8 +113,8 @@ class Sampler:
 
     nulls: the same documents without their text, needed where there is guidance; empties: without text and picture,
     where the picture guides too. The random numbers depend on the seed, the row's number (first_row + its index, or that of
-    each document) and the draw alone. watch.call gets what is drawn so far, a `Drawn` of the first ids of each document, behind every `watch.every`
-    passes; without it nothing comes to the host before all is drawn.
+    each document) and the draw alone. watch.call gets what is drawn so far, a `Drawn` of the first ids of each document,
+    behind every `watch.every` passes; without it nothing comes to the host before all is drawn.
     """
     return self.run(documents, sampling, seed, nulls, first_row, empties, watch).ids
 
