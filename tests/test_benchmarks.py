@@ -9,15 +9,20 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jax
+import numpy as np
 import pytest
+import small_run
 import tyro
 
-from tests.benchmarks import gpu_sampling, gpu_step, gpu_tokenizer, loss_memory, sampling, sampling_side, scaling, train_step
+from tests.benchmarks import (gpu_sampling, gpu_step, gpu_tokenizer, loss_memory, sampling, sampling_side, scaling,
+                              strategies, train_step)
 from tests.benchmarks import train_step_side as sides
 from tests.benchmarks.allocator import ROOT, missing, settings
 from tests.benchmarks.profiled import askers, operations, self_times, summary, told
 from tests.benchmarks.train_step_side import SHAPES, Ours, Shape, model_of, rows_of
 from unitok import config as c
+from unitok.config import Sampling
+from unitok.model import Model
 from unitok.plan import flops, stages
 from unitok.steps import decoder_state, decoder_step
 
@@ -234,11 +239,39 @@ def test_shapes_of_gpu_step():
   assert all(0.9 < shapes[name].matrices / size < 1.1 for name, size in sizes.items())
 
 
-@pytest.mark.parametrize("script", [train_step, sampling, scaling, gpu_step, gpu_tokenizer, gpu_sampling, loss_memory])
+@pytest.mark.parametrize("script", [train_step, sampling, scaling, strategies, gpu_step, gpu_tokenizer, gpu_sampling,
+                                    loss_memory])
 def test_help(script, capsys):
   with pytest.raises(SystemExit) as stop:
     tyro.cli(script.main, args=["--help"])
   assert stop.value.code == 0 and "--rounds" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_main_of_strategies(tmp_path_factory, capsys, monkeypatch):
+  """Of a run that knows nothing: jacobi gives the very samples of sequential, in the same program, one token a pass and
+  other batches; codes that differ are told from near-ties by how far apart their logits are; all ways have figures."""
+  monkeypatch.setattr(strategies, "SHAPES", {"256": dict(layers=1, width=32, heads=2, kv_heads=1, hidden=32)})
+  folder = small_run.made(tmp_path_factory, small_run.VERSATILE)
+  strategies.main(folder, folder, folder, keys=6, prompts=6, windows=(3,), guesses=("above",), passes=(3, 4), rounds=1,
+                  shapes=("256",))
+  found = json.loads(capsys.readouterr().out.splitlines()[-1])
+  for suffix in ("", "_emoji"):
+    assert found[f"jacobi_identical{suffix}"] == found[f"jacobi_identical_one_token{suffix}"] == 1
+    assert found[f"jacobi_identical_batch{suffix}"] == 1 and 0.3 < found[f"jacobi_pass_share{suffix}"] < 1
+  assert found["groups_pass_share"] == pytest.approx(2 / 15) and found["groups_accuracy_drop"] >= 0
+  ways = {"sequential", *(f"{n} {way}" for n in (3, 4) for way in ("random", "halton", "locality", "maskgit 4.5", "maskgit 0")),
+          *(f"rows {n}" for n in (2, 1))}
+  assert set(found["ways_emoji"]) == ways and set(found["groups"]) == {*ways, "raster"}
+  assert all(5 < one["nats"] < 9 and one["ms"] > 0 for one in found["ways_emoji"].values())      # of some 1,400 ids
+  assert found["groups_wall_ratio"] > 0 and found["window_pass_ratio"] > 0
+  model = Model.open(folder)
+  texts = [model.text.encode(text) for text in ("a ring", "blue")]
+  warm = Sampling(temperature=1.0)
+  ids, _ = strategies.drawn(model, texts, warm, 1)
+  others = [np.where(np.arange(16) == 5, np.roll(one, 1), one) for one in ids]
+  gaps = strategies.gaps(model, texts, ids, others, warm, 1)
+  assert len(strategies.gaps(model, texts, ids, ids, warm, 1)) == 0 and (gaps > strategies.TIE).all() and len(gaps)
 
 
 def test_main(monkeypatch, capsys):
@@ -386,9 +419,12 @@ def test_main_of_sampling(monkeypatch, capsys):
   assert (ours["side"], generate["side"], loop["side"]) == ("ours", "emu3 1", "loop frozen")
   assert ours["tokens_per_s"] == 32 and loop["versions"] == {"python": "other"}
   assert len(found["table"]) == 12 and found["table"]["768 256 x1"] == [128, 256, 256 / 12, 256 / 6]
+  assert found["void"] == []
   took |= {"emu3 1": 8.0, "janus": 8.0}
-  sampling.main(parts=("256",), rounds=1)
-  assert "loop_ratio_* are void" in capsys.readouterr().out
+  sampling.main(parts=("256", "batch32", "768"), rounds=1)
+  told = capsys.readouterr().out
+  assert "void loop_ratio_256, loop_ratio_256_batch32" in told
+  assert json.loads(told.splitlines()[-1])["void"] == ["loop_ratio_256", "loop_ratio_256_batch32"]
   took.clear()
   with pytest.raises(SystemExit, match="no side runs there"):
     sampling.main(parts=("256",))

@@ -62,6 +62,19 @@ def test_jacobi_is_sequential(sampler, kinds, sampling):
     assert 2 / (WINDOW + 1) < share < 0.9 and len(set(jacobi.passes / alike.passes)) > 5, share
 
 
+def test_jacobi_guided_by_text_and_picture_apart(sampler):
+  """Three documents for one that is drawn: as above."""
+  documents = [to_draw("infill", seed, length=4) for seed in range(6)]
+  nulls = [to_draw("infill", seed, length=4, null=True) for seed in range(6)]
+  of_picture = lambda d: (np.arange(d.length) < asked(d)[0]) & V.allowed("image")[np.maximum(d.inputs, 0)]
+  empties = [without(d, of_picture(d)) for d in nulls]
+  sampling = Sampling(temperature=6.0, guidance_scale=2.5, image_guidance_scale=1.5)
+  found = [sampler.run(documents, dataclasses.replace(sampling, **way), 3, nulls, empties=empties) for way in (
+      dict(strategy="jacobi", window=WINDOW), dict(strategy="sequential", window=WINDOW), dict(strategy="sequential"))]
+  assert all(same(found[0].ids, found[1].ids)) and all(same(found[0].ids, found[2].ids))
+  assert found[0].passes.sum() < found[2].passes.sum()
+
+
 def test_guesses_that_are_all_right_are_all_kept(sampler):
   """Where the noise alone decides, one pass tells every draw of a window; the next one finds them right."""
   document = to_draw("text_to_image", 3)
