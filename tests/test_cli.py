@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small_run
@@ -15,11 +16,14 @@ from etils.epath import backend, gpath
 from PIL import Image
 
 from unitok import cli, commands
+from unitok.commands import keep_programs
 from unitok.data import drawings, shards
 from unitok.data.shards import CodeShards as shards_of
 from unitok.data.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = [f"jax_{name}" for name in ("compilation_cache_dir", "persistent_cache_min_compile_time_secs",
+                                       "persistent_cache_min_entry_size_bytes")]
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +330,7 @@ def test_validate(capsys, files, tmp_path):
     (["extend", "--model", "RUN", "--top", "4"], "extend: no pictures"),
     (["extend", "--model", "RUN", "ONE", "--top", "3"], "extend: top: 3 pixels must be 0 or more, a multiple of the 4"),
     (["generate", "--model", "RUN", "a", "--enlarge"], "refine: this model was not trained for it"),
+    (["enlarge", "--model", "RUN", "ONE", "--strategy", "rows"], "--strategy: rows does not enlarge, must be groups or maskgit"),
     (["vary", "--model", "RUN", "ONE", "--samples", "0"], "--samples 0: of each picture, must be 1 or more"),
     (["vary", "--model", "RUN", "ONE", "--share", "2"], "share: 2.0 of the codes drawn anew, must be in 0 .. 1"),
     (["vary", "--model", "RUN", "ONE", "--anew", "some"], "anew: 'some' must be one of random, unlikely"),
@@ -397,3 +402,31 @@ def test_table_on_a_terminal(capsys, monkeypatch):
   cli.show(cli.Command(), commands.Said({}, [], ("file", "caption"), [("a.png", "a [red] ring")], ["a note"]))
   said = capsys.readouterr().out
   assert "a [red] ring" in said and "a note" in said and "caption" in said
+
+
+def test_programs_stay_where_they_can(monkeypatch, tmp_path):
+  """In a folder of their own, unless told otherwise, and nowhere where there is no home or none that can be written."""
+  before = {name: getattr(jax.config, name) for name in PROGRAMS}
+  try:
+    at = lambda: jax.config.jax_compilation_cache_dir
+    keep_programs()
+    assert at() == before["jax_compilation_cache_dir"]           # the tests' own, by JAX_COMPILATION_CACHE_DIR
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    keep_programs()
+    assert at() is None
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    keep_programs()
+    assert Path(at()).parent == tmp_path / "cache" / "unitok" and Path(at()).is_dir()
+    jax.config.update("jax_compilation_cache_dir", None)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    keep_programs()
+    assert at() is None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", staticmethod(lambda: (_ for _ in ()).throw(RuntimeError("no home"))))
+    keep_programs()
+    assert at() is None
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)

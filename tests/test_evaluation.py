@@ -199,7 +199,8 @@ def test_nats_of_what_is_drawn(versatile):
   class Counts:
     log_likelihood = staticmethod(versatile.sampler.log_likelihood)
 
-    def draw(self, documents, sampling, seed):
+    def draw(self, documents, sampling, seed, first_row):
+      assert (len(documents), first_row) in ((2, 0), (1, 0), (1, 1))
       asked = lambda d: ((d.positions[:, 1:] - d.positions[:, :1]) @ [6, 1])[d.fills >= 0]      # by placeholders
       places = [asked(d) if sampling.passes else np.arange(36) for d in documents]
       return [table[np.int32(np.round(place)) % len(table)] for place in places]
@@ -211,7 +212,8 @@ def test_nats_of_what_is_drawn(versatile):
   assert wanted[0] != wanted[1] and (wanted > 1).all()
   counts = dataclasses.replace(versatile, sampler=Counts())
   for how in (dict(), dict(passes=5), dict(passes=7, group_order="halton"), dict(strategy="maskgit", passes=5)):
-    np.testing.assert_allclose(nats_of(counts, texts, c.Sampling(**how)), wanted, rtol=1e-5)
+    for batch_size in (2, 1):
+      np.testing.assert_allclose(nats_of(counts, texts, c.Sampling(**how), batch_size=batch_size), wanted, rtol=1e-5)
 
 
 def test_answers_and_their_chance(versatile):

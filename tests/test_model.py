@@ -635,6 +635,9 @@ def test_bad_input_leaves_the_model_serving(versatile, images):
       (lambda: versatile.arrange([[]], strategy(passes=4)), "passes: 4, by groups, must be 0"),
       (lambda: versatile.go_on([["a"]], (8, 8), strategy(guidance_scale=2.0)), "guidance_scale: 2.0 must be 1 here; such doc"),
       (lambda: versatile.compose([["a"]], 0), "pieces: 0 must be at least 1"),
+      (lambda: versatile.compose(["two rings"]), "documents: 'two rings' is one string, must be a list of texts and pictures"),
+      (lambda: versatile.compose([["a"]], sampling=strategy(image_guidance_scale=2.0)), "image_guidance_scale: 2.0 must be 1 here"),
+      (lambda: versatile.arrange([[]], strategy(strategy="sequential", passes=5)), "passes: 5 must be 0 for sequential"),
       (lambda: versatile.compose([["a" * 400]]), "document 0: .* do not fit into the 192"),
       (lambda: versatile.compose([[some[0][:15]]]), r"uint8\[1, 15, 16, 3\], must be .* multiples of the 4 pixels"),
       (lambda: versatile.vary(some, 2), "share: 2 of the codes drawn anew, must be in 0 .. 1")):

@@ -244,7 +244,7 @@ class _told:
     full = any(s in str(error) for s in ("No space left", "Disk quota", "RESOURCE_EXHAUSTED"))
     if full or isinstance(error, OSError):
       size = self.checkpoints.size / 10**9
-      what = f"the disk is full, a checkpoint takes {size:.2f} GB" if full else str(error).splitlines()[0]
+      what = f"the disk is full, a checkpoint takes {max(size, 0.01):.2f} GB" if full else str(error).splitlines()[0]
       last = self.checkpoints.latest()   # asked now: one under way counts until it has failed
       kept = f"step {last} is whole" if last is not None else "none was written yet"
       raise ValueError(f"checkpoint {self.checkpoints.folder}: could not be written, {what}; {kept}; "

@@ -179,7 +179,8 @@ class Extend(Filling):
 
 @dataclass(frozen=True, kw_only=True)
 class Enlarge(Filling):
-  """Draw each picture again at twice its sides, by windows, in few passes (a model trained on the objective refine)."""
+  """Draw each picture again at twice its sides, by windows, by groups of codes or maskgit, in 8 passes unless --passes says (a
+  model trained on the objective refine)."""
   own_size: bool = False
   """Take pictures at their own size, cut to whole codes, instead of as the run's squares."""
   out: Annotated[str, arg(metavar="DIR")] = "drawn"

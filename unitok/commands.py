@@ -160,7 +160,10 @@ def extend(o) -> Said:
 
 
 def enlarge(o) -> Said:
+  from unitok.sampling import STRATEGIES
   images, _, notes = _pictures(o, "enlarge", o.own_size)
+  if o.strategy in STRATEGIES and not STRATEGIES[o.strategy].grouped:
+    raise ValueError(f"--strategy: {o.strategy} does not enlarge, must be groups or maskgit")
   model, data, start = _open(o)
   sampling = _sampling(o, model.config.sampling)
   one = lambda some: model.enlarge(some, [o.prompt] * len(some), sampling, o.seed, o.batch_size)
@@ -207,6 +210,7 @@ def reconstruct(o) -> Said:
   from unitok.evaluation.reconstruction import psnr_db
   from unitok.run import load_image_tokenizer
   start, (originals, _, notes) = time.perf_counter(), _pictures(o, "reconstruct", bool(o.tile))
+  keep_programs()
   image = load_image_tokenizer(o.model)
   if o.tile:
     back = [image.decode(image.encode(one[None], o.tile), o.tile)[0] for one in originals]
@@ -395,17 +399,27 @@ def _open(o):
 
 
 def keep_programs() -> None:
-  """What is compiled is there for the next command: in JAX_COMPILATION_CACHE_DIR, or unless that is set in the user's cache,
-  in a folder for processors like this one."""
+  """What is compiled is there for the next command: in the user's cache, in a folder for processors like this one, unless
+  that cannot be made. Where JAX_COMPILATION_CACHE_DIR is set, jax keeps them there, by its own settings; empty: nowhere."""
   import jax
-  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+  chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  if chosen is not None:
+    if not chosen:
+      jax.config.update("jax_compilation_cache_dir", None)
     return
   try:
     about = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features")))
   except (OSError, StopIteration):
     about = platform.processor()
-  folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unitok"
-  for name, value in (("compilation_cache_dir", str(folder / f"programs-{zlib.crc32(about.encode()):08x}")),
+  try:      # there may be no home, or one that may not be written
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unitok"
+    folder /= f"programs-{zlib.crc32(about.encode()):08x}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+      return
+  except (OSError, RuntimeError):
+    return
+  for name, value in (("compilation_cache_dir", str(folder)),
                       ("persistent_cache_min_compile_time_secs", 0.1), ("persistent_cache_min_entry_size_bytes", -1)):
     jax.config.update(f"jax_{name}", value)
 

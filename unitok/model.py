@@ -28,7 +28,7 @@ from unitok.sampling.groups import groups_of
 from unitok.sampling.guidance import guidance_of
 from unitok.sampling.pieces import choose, may_come
 from unitok.sampling.sampler import Sampler, Watch
-from unitok.sampling.settings import code_by_code, in_groups
+from unitok.sampling.settings import by_groups, code_by_code
 from unitok.sampling.windows import seed_of, windows_over
 from unitok.sequence import Sequence, build, without
 from unitok.vocab import Vocabulary
@@ -85,8 +85,8 @@ class Model:
     return cls(decoder.config, decoder.vocabulary, text, image, sampler, decoder.step)
 
   def watching(self, call: Callable[[SoFar], None], every: int = 8) -> "Model":
-    """The same model, whose methods call this behind the first pass and every so many further ones. What is drawn stays
-    the same; an exception in `call` ends the drawing."""
+    """The same model, whose methods call this behind the first pass and every so many further ones (`compose`: behind
+    each piece). What is drawn stays the same; an exception in `call` ends the drawing."""
     if every < 1:
       raise ValueError(f"every: {every} passes, must be 1 or more")
     return dataclasses.replace(self, watch=Watch(call, every))
@@ -102,7 +102,7 @@ class Model:
     self._check_draw(sampling, seed, batch_size)
     empty, groups = self._empty(size), None
     order = _places(empty)
-    grouped = in_groups(sampling)
+    grouped = by_groups(sampling)
     if grouped:     # all pictures in one order, chosen by the seed
       groups = groups_of(np.ones(empty.shape[:2], bool), sampling, seed)
       order = np.argsort(groups, axis=None, kind="stable")
@@ -264,7 +264,7 @@ class Model:
 
     The next piece's kind is drawn at the temperature, top-k and the like aside, among those that a training row has room
     for: no picture is begun there that cannot be finished. Texts and pictures are drawn side by side, with one program
-    for each round.
+    for each round; `watching` is told behind each.
     """
     sampling, empty, row = self._code_by_code(sampling, NEVER_WITHOUT), self._empty(size), self.config.decoder.row_length
     self._check_draw(sampling, seed, batch_size)
@@ -284,18 +284,21 @@ class Model:
         if kind != "end":
           nexts[n] = empty if kind == "picture" else np.full(min(limit, row - of.length - 1), -1, np.int32)
       alive = list(nexts)
+      if not alive:
+        break
       for start in range(0, len(alive), batch_size):
         some = alive[start:start + batch_size]
         for n, ids in zip(some, self.sampler.draw([document(n, nexts[n]) for n in some], sampling, seed_of(seed, step),
                                                   first_row=np.array(some))):
-          if nexts[n] is empty:
-            known[n] += (self.vocabulary.image_codes(ids).reshape(empty.shape),)
-            made[n].append(self.image.decode(known[n][-1][None])[0])
-          else:
-            known[n] += (self._codes(ids, "[sep]"),)
-            made[n].append(self.text.decode(known[n][-1]))
+          picture = nexts[n] is empty
+          known[n] += (self.vocabulary.image_codes(ids).reshape(empty.shape) if picture else self._codes(ids, "[sep]"),)
+        drawn = [n for n in some if nexts[n] is empty]
+        pictures = dict(zip(drawn, self.image.decode(np.stack([known[n][-1] for n in drawn])))) if drawn else {}
+        for n in some:
+          made[n].append(pictures[n] if n in pictures else self.text.decode(known[n][-1]))
       if self.watch:
-        self.watch.call(SoFar(0, (step + 1) / pieces, lambda: made))
+        so_far = [list(one) for one in made]
+        self.watch.call(SoFar(0, (step + 1) / pieces, lambda so_far=so_far: so_far))
     return made
 
   def infill(self, images: np.ndarray, masks: np.ndarray, prompts: list[str] | None = None,
@@ -374,7 +377,7 @@ class Model:
     window = self.config.decoder.objectives.refine_window
     grid = (window, window) if window else tuple(max(side // 2 * 2, 2) for side in self.image.grid)
     passes = sampling.passes or min(PASSES, grid[0] * grid[1])
-    strategy = sampling.strategy if in_groups(sampling) else "groups"
+    strategy = sampling.strategy if by_groups(sampling) else "groups"
     few = dataclasses.replace(sampling, strategy=strategy, window=0, row_window=0, passes=passes)
     texts, coarse = self._prompts(prompts, len(images)), self.image.encode(images)
     fine = np.full_like(coarse, -1).repeat(2, 1).repeat(2, 2)
@@ -457,7 +460,9 @@ class Model:
     return [(n, self.text.encode(text)) for n, text in enumerate(texts)]
 
   def _pieces(self, document: list[str | np.ndarray]) -> tuple[np.ndarray, ...]:
-    """The codes of an interleaved document's texts and pictures."""
+    """The codes of an interleaved document's texts and pictures. ValueError for a single string."""
+    if isinstance(document, str):
+      raise ValueError(f"documents: {document[:40]!r} is one string, must be a list of texts and pictures; write [[text]]")
     return tuple(self.text.encode(piece) if isinstance(piece, str) else self.image.encode(self._of_codes([piece]))[0]
                  for piece in document)
 
@@ -466,12 +471,14 @@ class Model:
     ValueError where the caller asks for these."""
     if sampling is None:
       own = code_by_code(self.config.sampling)
-      return dataclasses.replace(own, guidance_scale=1.0) if unguided else own
-    if in_groups(sampling):
-      raise ValueError(f"sampling.passes: {sampling.passes}, by {sampling.strategy or 'groups'}, must be 0, and the strategy "
-                       "another, here; what is asked for is drawn code by code")
-    if unguided and sampling.guidance_scale != 1:
-      raise ValueError(f"sampling.guidance_scale: {sampling.guidance_scale} must be 1 here; {unguided}")
+      return dataclasses.replace(own, guidance_scale=1.0, image_guidance_scale=1.0) if unguided else own
+    rules.check(sampling)
+    if sampling.passes:
+      raise ValueError(f"sampling.passes: {sampling.passes}, by {sampling.strategy or 'groups'}, must be 0 here, for what is "
+                       "asked for is drawn code by code")
+    for name in ("guidance_scale", "image_guidance_scale") if unguided else ():
+      if getattr(sampling, name) != 1:
+        raise ValueError(f"sampling.{name}: {getattr(sampling, name)} must be 1 here; {unguided}")
     return sampling
 
   def _prompts(self, prompts: list[str] | None, count: int) -> list[tuple[int, np.ndarray]]:
@@ -555,7 +562,7 @@ class Model:
     self._check_draw(sampling, seed, batch_size)
     objective, groups = self._filling(holes, sampling) if coarse is None else "refine", [None] * len(codes)
     if objective in ("parallel", "refine"):
-      passes = lambda hole: sampling.passes or (0 if in_groups(sampling) else int(hole.sum()))
+      passes = lambda hole: sampling.passes or (0 if by_groups(sampling) else int(hole.sum()))
       groups = [groups_of(hole, dataclasses.replace(sampling, passes=passes(hole)), seed) for hole in holes]
     less = [None] * len(codes) if coarse is None else coarse
     document = lambda n, text, where="": self._document(objective, text, codes[n], where, groups=groups[n],
@@ -578,7 +585,7 @@ class Model:
     """The objective by which holes are drawn: parallel where groups are asked for, else infill. A model without it goes
     on by text_to_image where all that is unknown comes last, or else draws parallel groups of one."""
     knows = self.config.decoder.tasks.get
-    if in_groups(sampling):
+    if by_groups(sampling):
       return "parallel"
     last = (np.diff(holes.reshape(len(holes), -1).astype(int)) >= 0).all()
     others = [name for name, fits in (("text_to_image", last), ("parallel", True)) if fits and knows(name)]

@@ -29,19 +29,21 @@ def to_draw(model: Any, text: np.ndarray, groups: np.ndarray | None = None) -> S
       model.vocabulary)
 
 
-def nats_of(model: Any, texts: list[np.ndarray], how: Sampling, seed: int = 0) -> np.ndarray:
+def nats_of(model: Any, texts: list[np.ndarray], how: Sampling, seed: int = 0, batch_size: int = 64) -> np.ndarray:
   """f64[n]: the nats a code that the model itself, code by code, gives to what it draws for each text."""
   grid, books = model.image.grid, model.vocabulary.books
   order, groups = np.arange(math.prod(grid)), None
   if how.passes:
     groups = groups_of(np.ones(grid, bool), how, seed)
     order = np.argsort(groups, axis=None, kind="stable")
-  drawn = model.sampler.draw([to_draw(model, text, groups) for text in texts], how, seed)
+  starts = range(0, len(texts), batch_size)
+  drawn = [ids for start in starts for ids in model.sampler.draw(
+      [to_draw(model, text, groups) for text in texts[start:start + batch_size]], how, seed, first_row=start)]
   codes = np.empty((len(texts), order.size, books), np.int32)
   codes[:, order] = [model.vocabulary.image_codes(ids).reshape(-1, books) for ids in drawn]
   pictures = codes.reshape(-1, *grid, *(() if books == 1 else (books,)))
   known = [document(model, "text_to_image", text, one) for text, one in zip(texts, pictures, strict=True)]
-  return -model.sampler.log_likelihood(known) / np.array([d.learned for d in known])
+  return -model.sampler.log_likelihood(known, batch_size) / np.array([d.learned for d in known])
 
 
 def curve(context: Context, measure: Callable[[Sampling], dict]) -> dict[str, dict[str, dict]]:
@@ -71,5 +73,5 @@ def likely(context: Context) -> Result:
   if not texts or not context.trained("text_to_image"):
     return Result({})
   warm = lambda how: dataclasses.replace(how, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, guidance_scale=1.0)
-  return Result({"parallel": {"curve": curve(context, lambda how: figure("nats", nats_of(model, texts, warm(how),
-                                                                                        context.seed)))}})
+  nats = lambda how: nats_of(model, texts, warm(how), context.seed, context.config.evaluation.batch_size)
+  return Result({"parallel": {"curve": curve(context, lambda how: figure("nats", nats(how)))}})

@@ -10,8 +10,8 @@ from unitok.evaluation.examples import Context, Examples, Figure, Item, Result, 
 from unitok.evaluation.passes import PROMPTS, curve
 from unitok.evaluation.scenes import attribute_score, read_caption, read_pictures
 from unitok.evaluation.statistics import clipped, figure, merge
-from unitok.sampling.settings import code_by_code
 from unitok.objectives.infill import HOLES
+from unitok.sampling.settings import code_by_code
 
 Things = frozenset[Thing]
 

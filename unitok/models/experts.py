@@ -50,9 +50,10 @@ class Slots(NamedTuple):
 
 def block_size(entries: int, experts: int, form: str) -> int:
   """Slots of a block: a power of two, so many that what is empty of an expert's last block is little beside the rest.
-  `batch` copies an expert's weights for each block, so of many experts it makes fewer; see `product`."""
-  share = 16 if form == "loop" else max(32 // experts, 4)
-  return 1 << min(max(entries // (share * experts), 8), 256 if form == "loop" else entries).bit_length() - 1
+  `batch` copies an expert's weights for each block, so of many experts it makes fewer, and none below what a card takes as
+  long for as for its weights; see `product`."""
+  share, least, most = (16, 8, 256) if form == "loop" else (max(32 // experts, 4), 64, entries)
+  return 1 << min(max(entries // (share * experts), least), most).bit_length() - 1
 
 
 def sort(choices, experts: int, size: int, most: int) -> Slots:
@@ -100,7 +101,8 @@ taken.defvjp(lambda x, there, back: (taken(x, there, back), back),
 
 def product(x, kernel, slots: Slots, products, form: str):
   """x [N in] times kernel f32[e in out], each block with its expert's -> [N out]; factors have the dtype `products`.
-  Where only running tells how many blocks are used, or two experts have dozens, they go one after another in either form."""
+  Where only running tells how many blocks are used, or experts have more than a dozen each, they go one after another in
+  either form."""
   at_once = slots.used is None and len(slots.expert) <= 12 * kernel.shape[0]
   return FORMS[form if at_once else "loop"](products, x, kernel, slots.expert, slots.used)
 
