@@ -20,8 +20,8 @@ was lost by drawing codes apart that belong together. ms: a picture drawn alone 
 
 What was learned: on configs/scenes_parallel.py (64 codes) jacobi took 0.146 of the passes, all of 200 keys the very same;
 groups in 8 passes (groups_pass_share 0.111) lost 0.018 in random and 0.007 in Halton's order against the raster-only run, 0.008
-and nothing against this model code by code (n = 2,000; its header has more, and of 36 codes). 64 codes in 8 passes took 39 ms where code by code
-took 45 at 4 x 256, and 490 where it took 1,498 at 12 x 768: the passes go through some 120 columns for each of the two
+and nothing against this model code by code (n = 2,000; its header has more, and of 36 codes). 64 codes in 8 passes took 45 ms where code by code
+took 82 at 4 x 256 (39 and 45 on a day of faster cores), and 563 where it took 1,665 at 12 x 768 (490 and 1,498): the passes go through some 120 columns for each of the two
 rows, since a code is a placeholder first, and products of 20 to 60 rows run at some 100 GFLOP/s on these cores, 15 ms at
 256; code by code the weights come from the cache there, 0.7 ms a token, and from memory at 768. Passes all as wide as the
 largest took 1.2 to 1.4 times as long. Looking at the part of the cache alone that is filled does not pay: it is copied for
