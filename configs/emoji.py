@@ -6,27 +6,27 @@ The folder is an imagefolder whose metadata has `captions`, `style` and `split`.
 fluent3d drawing is held out where another style stays in training: naming it asks for what the styles share.
 
 Each training picture is also taken seven times a little larger or smaller and to the side (data.copies), and the decoder
-has dropout, for 4,200 drawings are learned by heart otherwise: the same 6,000 steps without both had 4.58 nats an image code on
-val beside 0.32 in training, the fewer steps there were the better (2,527: 3.50), and drew what they were trained on, the
-held-out red apple not recognisably. Now it is 3.26 on val beside 3.08 in training, of moved copies.
+has dropout, for 4,200 drawings are learned by heart otherwise: the same 6,000 steps without both had 4.58 nats an image
+code on val beside 0.32 in training, the fewer steps there were the better (2,527: 3.50), and drew what they were trained
+on, the held-out red apple not recognisably. Now it is 3.26 on val beside 3.08 in training, of moved copies.
 
 Printed by it, seed 0, 53 minutes on two cores that tests used too (decoder 44, 6,000 steps): PSNR on val 24.7 dB (95 %
-interval 24.3-25.1, n = 232), usage 0.983 of 1,024 codes; the right caption among 91 by log p(text | picture) 0.039 (0.021-0.072,
-n = 232, chance 0.011), 0.073 (0.046-0.114) with log p(text) taken out; of the held-out drawings (n = 63) the name greedily
-written 0.016 (0.003-0.085), found among 100 0.159 (0.089-0.268, chance 0.01), 0.222 (0.137-0.339) with log p(text) taken out;
-nats a caption 31.6 given its picture, 38.4 given another. Of the eight prompts the green heart and the grinning face come out,
-the cat as another face, the others as coloured shapes: little is known of a name that three pictures have. Who wants the
-drawings themselves takes --data.copies 1 --decoder.dropout 0: that draws most as they were, and had 0.035, 0.060 and held out
-0.206, 0.222 in the retrieval above, a caption 36.2 and 46.7 nats.
+interval 24.3-25.1, n = 232), usage 0.983 of 1,024 codes; the right caption among 91 by log p(text | picture) 0.039
+(0.021-0.072, n = 232, chance 0.011), 0.073 (0.046-0.114) with log p(text) taken out; of the held-out drawings (n = 63) the
+name greedily written 0.016 (0.003-0.085), found among 100 0.159 (0.089-0.268, chance 0.01), 0.222 (0.137-0.339) with log
+p(text) taken out; nats a caption 31.6 given its picture, 38.4 given another. Of the eight prompts the green heart and the
+grinning face come out, the cat as another face, the others as coloured shapes: little is known of a name that three
+pictures have. Who wants the drawings themselves takes --data.copies 1 --decoder.dropout 0: that draws most as they were,
+and had 0.035, 0.060 and held out 0.206, 0.222 in the retrieval above, a caption 36.2 and 46.7 nats.
 
-Nats a code that the model itself, code by code, gives to what is drawn at temperature 1 without guidance (n = 232): code by code
-3.20 (3.10-3.30), by rows in 36 passes 3.23 (3.14-3.33), by maskgit in 8 passes 2.98 (2.89-3.08), in 4 3.73, in groups of random
-order 4.15, 4.21, 4.45 and 4.89 in 32, 16, 8 and 4 passes: a fifth of the documents are too few for these.
+Nats a code that the model itself, code by code, gives to what is drawn at temperature 1 without guidance (n = 232): code by
+code 3.20 (3.10-3.30), by rows in 36 passes 3.23 (3.14-3.33), by maskgit in 8 passes 2.98 (2.89-3.08), in 4 3.73, in groups
+of random order 4.15, 4.21, 4.45 and 4.89 in 32, 16, 8 and 4 passes: a fifth of the documents are too few for these.
 
-By python -m tests.benchmarks.strategies --emoji runs/emoji --passes 8 --windows 16 32: `jacobi` with the run's guidance takes
-0.351 of the passes with a window of 16, 0.331 with 32 (n = 200 keys, all the very same as `sequential`, alone and in batches),
-copies from the left as good as those from above. Of a model that knows its pictures by heart every code hangs on all before it,
-and jacobi guesses less: 0.614 after the 6,000 steps without copies, 0.425 after 2,527.
+By python -m tests.benchmarks.strategies --emoji runs/emoji --passes 8 --windows 16 32: `jacobi` with the run's guidance
+takes 0.351 of the passes with a window of 16, 0.331 with 32 (n = 200 keys, all the very same as `sequential`, alone and in
+batches), copies from the left as good as those from above. Of a model that knows its pictures by heart every code hangs on
+all before it, and jacobi guesses less: 0.614 after the 6,000 steps without copies, 0.425 after 2,527.
 """
 from unitok.config import (Config, Decoder, Evaluation, Holdout, ImageFolder, ImageTokenizer, Quantizer, Sampling,
                            Text, Train)

@@ -38,20 +38,21 @@ another Python that has it.
 
 On two quiet cores, jax 0.10, torch 2.13, transformers 5, n 7 rounds, tokens a second: at 256 ours 1,006, `generate` (Emu3
 doubled, one thread) 172, a ratio of 5.8, the loop (frozen) 427, 2.4; it is 2.5 times as fast as `generate`; at 768 ours 45,
-with int8 82, `generate` (Emu3 doubled, both cores) 18, 2.5, the loop (frozen, one thread) 25, 1.8 and with int8 3.3; batch 32 at
-256 3,468 and 2,865, 1.21: not the 1.5 that was asked for. A token behind 960 others takes 1.28 times that behind 16 at 768
-(28.8 and 22.4 ms), 1.98 at 256 (1.97 and 1.00 ms). int8 loses nothing that shows (configs/scenes_parallel.py, n 256): held-out
-pictures have 0.2475 nats a code in float32 and 0.2476 with int8 matrices; what is drawn has, by the float32 model, 0.317 in
-float32, 0.316 with int8 matrices, 0.317 with the cache in int8, 0.316 with both. With all cores the peers were 5 to 20 times
-slower than with one thread where another process had a core.
+with int8 82, `generate` (Emu3 doubled, both cores) 18, 2.5, the loop (frozen, one thread) 25, 1.8 and with int8 3.3; batch
+32 at 256 3,468 and 2,865, 1.21: not the 1.5 that was asked for. A token behind 960 others takes 1.28 times that behind 16
+at 768 (28.8 and 22.4 ms), 1.98 at 256 (1.97 and 1.00 ms). int8 loses nothing that shows (configs/scenes_parallel.py, n
+256): held-out pictures have 0.2475 nats a code in float32 and 0.2476 with int8 matrices; what is drawn has, by the float32
+model, 0.317 in float32, 0.316 with int8 matrices, 0.317 with the cache in int8, 0.316 with both. With all cores the peers
+were 5 to 20 times slower than with one thread where another process had a core.
 
-What a token of 4 x 256 took, 3.4 ms at first, was mostly copying: XLA multiplies by a slice of stacked layers
-only after copying it, in every pass; with arrays of their own 1.8 ms. Products of 2 rows as two products with one row each
-1.3 ms, and 0.6 where the machine was free: the weights then come from the cache, 12 MB twice in 0.4 ms. What is left is
-mostly products and attention; noise, rules and grammar are 0.1 ms. In a cache of 1,024 attention is what a token at 256
-waits for: 8 MB more do not stay in the processor's cache beside 12 MB of weights. int8 pays where weights come from
-memory (768: 1.9 times as fast), not where they stay in the cache (256, batch 1: 0.75 of float32's speed). At batch 32
-more than half of a token are products of 64 rows, a sixth attention.
+What a token of 4 x 256 took, 3.4 ms at first, was mostly copying: XLA multiplies by a slice of stacked layers only after
+copying it, in every pass; with arrays of their own 1.8 ms. Products of 2 rows as two products with one row each 1.3 ms, and
+0.6 where the machine was free: the weights then come from the cache, 12 MB twice in 0.4 ms. What is left is mostly products
+and attention; noise, rules and grammar are 0.1 ms. In a cache of 1,024 attention is what a token at 256 waits for: 8 MB
+more do not stay in the processor's cache beside 12 MB of weights. int8 pays where weights come from memory (768: 1.9 times
+as fast), not where they stay in the cache (256, batch 1: 0.75 of float32's speed). Of a token of batch 32, 9.2 ms, products
+of 64 rows take 4 (60 to 130 GFLOP/s by their shape; other orders of their sides, or no YNN, are slower) and attention 2,
+which waits for 25 MB of keys and values (keys by slot, a product by sums, apart from the softmax: none is faster).
 
 The last line is JSON.
 """

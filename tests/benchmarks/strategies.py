@@ -10,22 +10,23 @@ one-token program, where those that differ may do so in a near-tie alone (jacobi
 against a program of another batch (jacobi_identical_batch). A pass is a forward behind the prefix, for both. Of several
 `--windows` and `--guesses` each is printed; the figures are those of the first.
 
-Groups and maskgit need a run that learned `parallel` and, for accuracy, scenes: each of `--passes` against `sequential`, over
-`--prompts` prompts, with the run's own temperature and guidance; rows with windows of a half, a third and a sixth of the
-width. `groups_accuracy_drop` is from the better of this model drawn code by code and `--raster`, a run of the same training
-without `parallel` (without one it is void), at the first of `--passes` in random orders, a new one every 250 prompts. Of
-`--emoji`, where nobody can say what is right, the same ways at temperature 1 without guidance: nats a code that the model
-itself, code by code, gives to what was drawn; drawn code by code that is its entropy, and what is more
-was lost by drawing codes apart that belong together. ms: a picture drawn alone (batch 1), the median of three.
+Groups and maskgit need a run that learned `parallel` and, for accuracy, scenes: each of `--passes` against `sequential`,
+over `--prompts` prompts, with the run's own temperature and guidance; rows with windows of a half, a third and a sixth of
+the width. `groups_accuracy_drop` is from the better of this model drawn code by code and `--raster`, a run of the same
+training without `parallel` (without one it is void), at the first of `--passes` in random orders, a new one every 250
+prompts. Of `--emoji`, where nobody can say what is right, the same ways at temperature 1 without guidance: nats a code that
+the model itself, code by code, gives to what was drawn; drawn code by code that is its entropy, and what is more was lost
+by drawing codes apart that belong together. ms: a picture drawn alone (batch 1), the median of three.
 
 What was learned: on configs/scenes_parallel.py (64 codes) jacobi took 0.146 of the passes, all of 200 keys the very same;
-groups in 8 passes (groups_pass_share 0.111) lost 0.018 in random and 0.007 in Halton's order against the raster-only run, 0.008
-and nothing against this model code by code (n = 2,000; its header has more, and of 36 codes). 64 codes in 8 passes took 45 ms where code by code
-took 82 at 4 x 256 (39 and 45 on a day of faster cores), and 563 where it took 1,665 at 12 x 768 (490 and 1,498): the passes go through some 120 columns for each of the two
-rows, since a code is a placeholder first, and products of 20 to 60 rows run at some 100 GFLOP/s on these cores, 15 ms at
-256; code by code the weights come from the cache there, 0.7 ms a token, and from memory at 768. Passes all as wide as the
-largest took 1.2 to 1.4 times as long. Looking at the part of the cache alone that is filled does not pay: it is copied for
-it (code by code in four parts 1.2 to 1.4 times as long).
+groups in 8 passes (groups_pass_share 0.111) lost 0.018 in random and 0.007 in Halton's order against the raster-only run,
+0.008 and nothing against this model code by code (n = 2,000; its header has more, and of 36 codes). 64 codes in 8 passes
+took 45 ms where code by code took 82 at 4 x 256 (39 and 45 on a day of faster cores), and 563 where it took 1,665 at 12 x
+768 (490 and 1,498): the passes go through some 120 columns for each of the two rows, since a code is a placeholder first,
+and products of 20 to 60 rows run at some 100 GFLOP/s on these cores, 15 ms at 256; code by code the weights come from the
+cache there, 0.7 ms a token, and from memory at 768. Passes all as wide as the largest took 1.2 to 1.4 times as long; in six
+loops of like widths instead of four they have 6 % fewer columns, and take as long. Looking at the part of the cache alone
+that is filled does not pay: it is copied for it (code by code in four parts 1.2 to 1.4 times as long).
 
 Wall time is at batch 1 with guidance 3, of random weights in the shapes 4 x 256 and 12 x 768 with 64 codes, called in
 turn, the median of `--rounds`. The last line is JSON; figures that were not asked for are null.
