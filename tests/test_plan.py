@@ -56,7 +56,7 @@ def test_tokenizer():
   assert found["flops_step"] == 3 * (3 * (encode + decode - search) - enter + 2 * search)
   scalars = 3 * 4                                                             # steps of run, optimizer and schedule
   assert found["bytes_state"] == 4 * (4 * found["parameters"] + 16) + scalars
-  assert 4 * 3 * 16 * 8 < found["bytes_batch"]
+  assert 4 * 3 * 16 * 8 < found["bytes_activations"]
   judged = dataclasses.replace(options, losses=c.PictureLosses(adversarial=0.5, judge_layers=1, judge_width=8))
   judged = tokenizer_plan(dataclasses.replace(config, image_tokenizer=judged))
   assert judged["parameters_judge"] == (16 * 3 * 8 + 8) + (16 * 8 * 16 + 2 * 16) + (16 * 16 + 1)

@@ -187,4 +187,4 @@ def _of_length(config: c.Config, length: int) -> c.Config:
 def _training(train: c.Train, step: int, state, batch: int) -> dict[str, Any]:
   return {"batch_size": train.batch_size, "steps": train.steps, "examples": train.steps * train.batch_size,
           "flops_step": step, "flops_training": step * train.steps, "bytes_state": bytes_of(state),
-          "bytes_batch": batch}
+          "bytes_activations": batch}
