@@ -49,8 +49,8 @@ layers in a Python loop, SwiGLU's gradient computed again, remat dots, wider vec
 within the noise or slower; four rows' blocks at once with turned weights: 0.8 times as fast; blocks of 256: 1.1 times
 here, but 0.57 on rows of eight documents of 96 tokens. In bfloat16 (jax 0.12) the three products of 2,048 rows run at
 380 to 400 GFLOP/s, torch's at 370 to 400, so a mixed step of 5.4 s at 768 is half products, as the profile has it; of
-its cores' time another 7 % turn a factor for xᵀ·dy (which runs at 200 without), 5 % write what the backward pass needs,
-5 % are blocks of attention beside their products, 2 % the watch, and a quarter is outside of any operation. The peer's
+its cores' time another 6 % turn a factor for xᵀ·dy (which runs at 200 without), 4 % write what the backward pass needs,
+4 % are blocks of attention beside their products, 2 % the watch, and a quarter is outside of any operation. The peer's
 whole step takes 4.8 s. unroll=4 is no faster there.
 
 The last line is JSON.
